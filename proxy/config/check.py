@@ -1,0 +1,145 @@
+"""Rules across the file: words that are not acted upon yet, and a start that would expose the proxy.
+
+A word of the vocabulary whose feature is not there yet is never unknown. Where it only tunes or tells, the file loads with a warning;
+where it protects, or decides what happens, it is a fault: a proxy that silently ignores a limit is worse than one that does not start.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Any
+
+from proxy.config.draft import Draft
+from proxy.config.faults import Path
+from proxy.config.schema import SPOKEN, BudgetSection, ChainSection, Section, later_of
+from proxy.config.settings import Settings
+
+
+def check_vocabulary(draft: Draft) -> None:
+    """Warns of, or refuses, what is written but not yet supported."""
+    _walk(draft.file, (), draft)
+
+
+def _walk(value: Any, path: Path, draft: Draft) -> None:
+    match value:
+        case Section():
+            for name in value.model_fields_set:
+                _key(value, name, (*path, name), draft)
+            if isinstance(value, ChainSection):
+                _chain(value, path, draft)
+        case dict():
+            for name, item in value.items():
+                _walk(item, (*path, name), draft)
+        case list():
+            for index, item in enumerate(value):
+                _walk(item, (*path, index), draft)
+        case _:
+            return
+
+
+def _key(section: Section, name: str, path: Path, draft: Draft) -> None:
+    value = getattr(section, name)
+    match later_of(type(section), name):
+        case "refused":
+            draft.fault(
+                path, f"'{name}' is not yet supported here, and leaving it unheeded would not protect (remove it)", at_key=True
+            )
+        case "budget" if isinstance(value, BudgetSection) and value.hard:
+            draft.fault(
+                path,
+                "a hard 'budget' is not yet supported here, only for clients (write hard: false, or give the clients budgets)",
+                at_key=True,
+            )
+        case "ignored" | "budget":
+            draft.warn(path, f"'{name}' is not yet supported here and has no effect (it may stay)", at_key=True)
+        case None:
+            if name == "dialect" and value is not None and value not in SPOKEN:
+                draft.fault(path, f"dialect: '{value}' is not yet supported (write openai or azure, or remove the stanza)")
+            _walk(value, path, draft)
+
+
+def _chain(chain: ChainSection, path: Path, draft: Draft) -> None:
+    if chain.strategy != "order":
+        draft.fault((*path, "strategy"), f"strategy: '{chain.strategy}' is not yet supported (write order, or remove the line)")
+    if chain.on_break == "continue":
+        draft.warn(
+            (*path, "on_break"),
+            "on_break: 'continue' is not yet supported: a broken stream ends with an error event (it may stay)",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def exposure_fault(settings: Settings) -> str | None:
+    """Why the proxy must not start with these settings: reachable by others, with nothing that keeps them out. None: it may."""
+    if settings.auth_none or is_loopback(settings.server.host):
+        return None
+    lacking = [
+        words
+        for words, there in (
+            ("clients: with their keys", bool(settings.clients)),
+            ("auth.admin_token", settings.admin_token is not None),
+        )
+        if not there
+    ]
+    if not lacking:
+        return None
+    return (
+        f"the address {settings.server.host} can be reached from other machines, and {' and '.join(lacking)} "
+        f"{'are' if len(lacking) > 1 else 'is'} not set (write them, listen on 127.0.0.1, or write auth: none)"
+    )
+
+
+METADATA_HOSTS = frozenset(
+    ("metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal")
+)
+METADATA_NETWORKS = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "169.254.0.0/16",
+            "fe80::/10",
+            "100.100.100.200/32",
+            "168.63.129.16/32",
+            "192.0.0.192/32",
+            "fd00:ec2::/32",
+            "fd20:ce::254/128",
+        ),
+    )
+)
+
+
+def is_metadata_host(host: str) -> bool:
+    """Whether a name or address is one where clouds hand out credentials, in any of the ways to write an IPv4 address."""
+    host = host.lower().rstrip(".")
+    if host in METADATA_HOSTS:
+        return True
+    try:
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(host.split("%")[0])
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))  # 2852039166, 0xa9fea9fe, 169.254.43518
+        except (OSError, UnicodeError, ValueError):
+            return False
+    return any(
+        inner in network for inner in _unwrapped(address) for network in METADATA_NETWORKS if inner.version == network.version
+    )
+
+
+def _unwrapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The address, and the IPv4 address inside it: mapped, 6to4, Teredo or NAT64."""
+    found: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [address]
+    if isinstance(address, ipaddress.IPv6Address):
+        found += [inner for inner in (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())) if inner is not None]
+        if address in ipaddress.ip_network("64:ff9b::/96"):
+            found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return found

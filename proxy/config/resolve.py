@@ -1,0 +1,334 @@
+"""The typed file, laid over catalogue and environment -> `Settings`. Faults and warnings are left in the draft."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from proxy.config.draft import Draft
+from proxy.config.faults import Path, did_you_mean, one_line
+from proxy.config.patterns import literal_length
+from proxy.config.providers import build_provider
+from proxy.config.schema import AuthSection, ChainSection, ClientSection, TargetSection, Tuning
+from proxy.config.settings import (
+    MAX_MODEL_NAME,
+    ChainTemplate,
+    ClientSettings,
+    ServerSettings,
+    Settings,
+    fingerprint,
+    usable,
+)
+from proxy.config.targets import TargetFactory, lay_over
+from proxy.core.money import usd_to_nusd
+from proxy.core.target import DEFAULT_FAILOVER_ON, Chain, Provider, Secret, Target
+
+CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A target as written in a chain: split, but not yet built."""
+
+    provider: str
+    model: str
+    tuning: tuple[Tuning, ...]
+    path: Path
+
+
+def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, env_path: FilePath) -> Settings:
+    """`effective`: host, port, data_dir and log_level from flags or variables. When the draft has faults the result is of no use."""
+    file = draft.file
+    chains = {name: _as_section(chain) for name, chain in file.chains.items()}
+    steps = {name: _steps(name, chain, draft) for name, chain in chains.items()}
+    providers, secrets = _providers(steps, draft)
+    for each in steps.values():
+        each[:] = [step for step in each if step.provider in providers]
+    listed = frozenset((step.provider, step.model) for each in steps.values() for step in each if "*" not in step.model)
+    factory = TargetFactory(file, draft.catalogue, providers, listed)
+    _check_circuits(draft)
+    exact: dict[str, Chain] = {}
+    templates: list[tuple[str, ChainTemplate]] = []
+    for name, chain in chains.items():
+        if "*" in name:
+            template = ChainTemplate(
+                name, _maker(name, chain, steps[name], factory), tuple(f"{s.provider}/{s.model}" for s in steps[name])
+            )
+            templates.append((name, template))
+        else:
+            exact[name] = _chain(name, chain, [factory.make(s.provider, s.model, s.tuning) for s in steps[name]])
+    templates.sort(key=lambda named: -literal_length(named[0]))
+    admin, metrics = _tokens(draft, secrets)
+    clients, by_digest = _clients(draft, admin, secrets)
+    _warn_of_idle_chains(exact, draft)
+    server = _server(draft, effective)
+    data_dir = FilePath(effective["data_dir"]) if effective.get("data_dir") else draft.base / (file.data_dir or "data")
+    auth_none = file.auth == "none"
+    wildcards = [(name, template.targets, chains[name].model_dump()) for name, template in templates]
+    models = {
+        name: section.model_dump(exclude={"api_key", "api_keys", "proxy", "headers"}) for name, section in file.providers.items()
+    }
+    return Settings(
+        hash=fingerprint(
+            (server, auth_none, admin, metrics, providers, exact, wildcards, models, file.defaults.model_dump(), clients)
+        ),
+        path=path,
+        data_dir=data_dir,
+        server=server,
+        admin_token=admin,
+        metrics_token=metrics,
+        auth_none=auth_none,
+        providers=providers,
+        chains=exact,
+        wildcards=tuple(templates),
+        clients=clients,
+        clients_by_digest=by_digest,
+        warnings=tuple(map(str, sorted(draft.warned, key=lambda warning: (warning.line, warning.col)))),
+        files=(*((path,) if path else ()), env_path, *sorted(draft.environment.files_read)),
+        known_secrets=tuple(secrets),
+        direct=factory.make,
+    )
+
+
+def _as_section(chain: ChainSection | list[str | TargetSection]) -> ChainSection:
+    return ChainSection.model_construct(targets=chain) if isinstance(chain, list) else chain
+
+
+def _steps(name: str, chain: ChainSection, draft: Draft) -> list[_Step]:
+    path: Path = ("chains", name)
+    if not name or len(name) > MAX_MODEL_NAME:
+        draft.fault(path, f"a chain's name has 1 to {MAX_MODEL_NAME} characters (shorten it)", at_key=True)
+    if name.count("*") > 1:
+        draft.fault(path, f"'{one_line(name)}' holds more than one '*' (keep one)", at_key=True)
+    if not chain.targets:
+        draft.fault(
+            path, f"chain '{one_line(name)}' lists nothing (write at least one target, such as openai/gpt-4o)", at_key=True
+        )
+    in_list = ("targets",) if (*path, "targets") in draft.source.marks else ()
+    steps: list[_Step] = []
+    for index, item in enumerate(chain.targets):
+        place: Path = (*path, *in_list, index)
+        text, own = (item, None) if isinstance(item, str) else (item.target, item)
+        if own is not None:
+            place = (*place, "target")
+        if step := _step(text, place, name, (chain, own) if own else (chain,), draft):
+            if any((step.provider, step.model) == (other.provider, other.model) for other in steps):
+                draft.warn(place, f"'{one_line(text)}' stands in this chain twice (remove one)")
+            steps.append(step)
+    return steps
+
+
+def _step(text: str, place: Path, chain_name: str, tuning: tuple[Tuning, ...], draft: Draft) -> _Step | None:
+    provider, slash, model = text.partition("/")
+    if not slash or not provider or not model:
+        known = provider in draft.catalogue or provider in draft.file.providers
+        advice = f"write {provider}/MODEL" if known else "write for example openai/gpt-4o"
+        draft.fault(place, f"'{one_line(text)}' is not a target, which is provider/model ({advice})")
+        return None
+    if "*" in provider or model.count("*") > 1:
+        draft.fault(place, f"'{one_line(text)}' has its '*' in the wrong place (write one '*', after the provider)")
+        return None
+    if "*" in model and "*" not in chain_name:
+        draft.fault(
+            place,
+            f"'{one_line(text)}' has a '*', but the chain's name '{one_line(chain_name)}' has none to fill it (write a model's name)",
+        )
+        return None
+    if text != text.strip() or not text.isprintable():
+        draft.fault(place, f"'{one_line(text)}' holds white space or control characters (remove them)")
+        return None
+    return _Step(provider, model, tuning, place)
+
+
+def _providers(steps: Mapping[str, list[_Step]], draft: Draft) -> tuple[dict[str, Provider], list[Secret]]:
+    """Those with a stanza, those that a chain names, and the demo; in the order of the file."""
+    stanzas = draft.file.providers
+    mentioned: dict[str, Path] = {name: ("providers", name) for name in stanzas}
+    known = [*draft.catalogue, *stanzas]
+    for step in (step for each in steps.values() for step in each):
+        if step.provider in stanzas or step.provider in draft.catalogue:
+            mentioned.setdefault(step.provider, step.path)
+        elif ("providers", step.provider) not in draft.cut and ("providers",) not in draft.cut:
+            advice = did_you_mean(step.provider, known, otherwise=f"add a stanza '{one_line(step.provider)}:' under providers:")
+            draft.fault(step.path, f"unknown provider '{one_line(step.provider)}'{advice}")
+    mentioned.setdefault("demo", ())
+    providers: dict[str, Provider] = {}
+    secrets: list[Secret] = []
+    for name, path in mentioned.items():
+        providers[name], own = build_provider(name, stanzas.get(name), path, draft)
+        secrets += own
+    return providers, secrets
+
+
+def _chain(name: str, section: ChainSection, targets: list[Target]) -> Chain:
+    return Chain(
+        name=name,
+        targets=tuple(targets),
+        failover_on=DEFAULT_FAILOVER_ON if section.failover_on is None else frozenset(section.failover_on),
+        strict=section.strict,
+        on_break="error",
+    )
+
+
+def _maker(name: str, section: ChainSection, steps: list[_Step], factory: TargetFactory) -> Callable[[str], Chain]:
+    def make(part: str) -> Chain:
+        return _chain(name, section, [factory.make(step.provider, step.model.replace("*", part), step.tuning) for step in steps])
+
+    return make
+
+
+def _check_circuits(draft: Draft) -> None:
+    """`open_max` below `open` on the levels that all targets share; a nearer one is capped by what it is laid over."""
+    file = draft.file
+    levels: list[tuple[Path, list[Tuning]]] = [(("defaults",), [file.defaults])]
+    levels += [(("providers", name), [file.defaults, section]) for name, section in file.providers.items()]
+    for path, tunings in levels:
+        _, circuit, _ = lay_over(tunings)
+        if tunings[-1].circuit.model_fields_set & {"open", "open_max"} and circuit.open_max_s < circuit.open_s:
+            draft.fault(
+                (*path, "circuit"),
+                f"circuit: open ({circuit.open_s:g}s) is longer than open_max ({circuit.open_max_s:g}s) (raise open_max)",
+                at_key=True,
+            )
+
+
+def _tokens(draft: Draft, secrets: list[Secret]) -> tuple[Secret | None, Secret | None]:
+    auth = draft.file.auth
+    if not isinstance(auth, AuthSection):
+        return None, None
+    tokens: list[Secret | None] = []
+    for name, text in (("admin_token", auth.admin_token), ("metrics_token", auth.metrics_token)):
+        path: Path = ("auth", name)
+        token = None
+        if text is not None and path not in draft.unset:
+            token = _token(text, path, draft)
+        if token is not None:
+            secrets.append(token)
+            if path in draft.literal:
+                draft.warn(path, "a token is written out in the file (better: keep it in a variable, ${NAME})")
+        tokens.append(token)
+    if tokens[0] is not None and tokens[0] == tokens[1]:
+        draft.fault(("auth", "metrics_token"), "the same as admin_token (write another: this one must open /metrics only)")
+    return tokens[0], tokens[1]
+
+
+def _token(text: str, path: Path, draft: Draft) -> Secret | None:
+    text = text.strip()
+    if not text:
+        draft.fault(path, f"'{path[-1]}' is empty (write a variable such as ${{NAME}}, or remove the line)")
+        return None
+    if not (text.isascii() and text.isprintable()):
+        draft.fault(path, "holds characters that no header may carry (write printable ASCII)")
+        return None
+    return Secret(text)
+
+
+def _clients(
+    draft: Draft, admin: Secret | None, secrets: list[Secret]
+) -> tuple[dict[str, ClientSettings], dict[bytes, ClientSettings]]:
+    clients: dict[str, ClientSettings] = {}
+    by_digest: dict[bytes, ClientSettings] = {}
+    for name, section in draft.file.clients.items():
+        path: Path = ("clients", name)
+        if not CLIENT_NAME.fullmatch(name):
+            draft.fault(
+                path, f"'{one_line(name)}' cannot name a client (use letters, digits, '.', '_', '-' and '@')", at_key=True
+            )
+        for index, chain in enumerate(section.chains or ()):
+            if chain not in draft.file.chains and ("chains", chain) not in draft.cut:
+                advice = did_you_mean(chain, draft.file.chains, otherwise="write the name of a chain of this file")
+                draft.fault((*path, "chains", index), f"unknown chain '{one_line(chain)}'{advice}")
+        keys = _client_keys(section, path, draft)
+        digests: set[bytes] = set()
+        for place, key in keys:
+            digest = hashlib.sha256(key.reveal().encode()).digest()
+            if (other := by_digest.get(digest)) is not None:
+                draft.fault(place, f"client '{other.name}' has the same key (give each its own)")
+            if key == admin:
+                draft.fault(place, "the same as auth.admin_token (give the client a key of its own)")
+            digests.add(digest)
+        budget = section.budget
+        client = ClientSettings(
+            name=name,
+            key_digests=frozenset(digests),
+            department=section.department,
+            agent=section.agent,
+            chains=None if section.chains is None else frozenset(section.chains),
+            budget_nusd=usd_to_nusd(budget.usd) if budget else None,
+            budget_per=budget.per if budget else None,
+            budget_hard=budget.hard if budget else True,
+        )
+        clients[name] = client
+        by_digest |= dict.fromkeys(digests, client)
+        secrets += [key for _, key in keys]
+    return clients, by_digest
+
+
+def _client_keys(section: ClientSection, path: Path, draft: Draft) -> list[tuple[Path, Secret]]:
+    name = str(path[-1])
+    if section.key is not None and section.keys is not None:
+        draft.fault((*path, "keys"), "both key and keys are written (keep one of them)", at_key=True)
+    written = [((*path, "keys", index), key) for index, key in enumerate(section.keys or ())]
+    if section.key is not None:
+        written.insert(0, ((*path, "key"), section.key))
+    if not written:
+        variable = re.sub(r"[^A-Z0-9]", "_", name.upper())[:40]
+        draft.fault(path, f"client '{one_line(name)}' has no key (write key: ${{{variable}_KEY}})", at_key=True)
+    found: list[tuple[Path, Secret]] = []
+    for place, text in written:
+        secret = _token(text, place, draft)
+        if secret is None:
+            continue
+        if place in draft.literal:
+            draft.warn(place, "a key is written out in the file (better: keep it in a variable, ${NAME})")
+        found.append((place, secret))
+    return found
+
+
+def _warn_of_idle_chains(chains: Mapping[str, Chain], draft: Draft) -> None:
+    for name, chain in chains.items():
+        if chain.targets and not any(map(usable, chain.targets)):
+            reasons = {target.provider.name: target.provider.disabled or target.disabled for target in chain.targets}
+            told = "; ".join(f"{provider}: {reason}" for provider, reason in reasons.items())
+            draft.warn(("chains", name), f"no target of chain '{one_line(name)}' can be used ({told})", at_key=True)
+
+
+def _server(draft: Draft, effective: Mapping[str, Any]) -> ServerSettings:
+    section = draft.file.server
+    default = ServerSettings()
+    log_level = effective.get("log_level") or section.log_level or default.log_level
+    if log_level not in LOG_LEVELS:
+        advice = did_you_mean(str(log_level), LOG_LEVELS, otherwise="write info")
+        draft.source.fault((), f"log level '{one_line(str(log_level))}' is none{advice}")
+    port = effective.get("port")
+    try:
+        port = (default.port if section.port is None else section.port) if port is None else int(port)
+        if not 0 <= port <= 65535:
+            raise ValueError
+    except ValueError:
+        draft.source.fault((), f"port '{one_line(str(port))}' is none (write a number from 0 to 65535)")
+        port = default.port
+    return ServerSettings(
+        host=effective.get("host") or section.host or default.host,
+        port=port,
+        max_body_bytes=section.max_body or default.max_body_bytes,
+        cors_origins=tuple(_origins(section.cors_origins, draft)),
+        log_level=log_level,
+        drain_delay_s=default.drain_delay_s if section.drain.delay is None else section.drain.delay,
+        drain_timeout_s=default.drain_timeout_s if section.drain.timeout is None else section.drain.timeout,
+    )
+
+
+def _origins(origins: list[str], draft: Draft) -> list[str]:
+    for index, origin in enumerate(origins):
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+", origin):
+            draft.fault(
+                ("server", "cors_origins", index),
+                f"'{one_line(origin)}' is not an origin (write scheme and host: https://app.example.com)",
+            )
+    return origins

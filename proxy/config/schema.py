@@ -1,0 +1,402 @@
+"""The grammar of `providers.yaml`, as typed, frozen models. Unknown keys are refused.
+
+The descriptions and examples here are what an editor shows (`tollbridge schema`), what a fault advises and what
+`docs/configuration.md` is held to. What is written in the file may be left out nearly everywhere: `None` means "not written", and
+`resolve.py` lays the levels over each other. A key that is part of the vocabulary but not yet acted upon carries `later`:
+
+    later="ignored"   it only tunes or tells: the file loads, with a warning
+    later="refused"   it protects or decides: ignoring it would silently not do so, hence a fault
+    later="budget"    refused when it is a hard limit, ignored when it says `hard: false`
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+Later = Literal["ignored", "refused", "budget"]
+
+DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+MAX_DURATION_S = 366 * 86400.0
+MAX_SIZE_BYTES = 1 << 40
+
+DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d)")
+SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(B|KB|MB|GB|KiB|MiB|GiB)")
+
+
+def parse_duration(value: object) -> float:
+    """`"250ms"` -> 0.25. Seconds. Raises PydanticCustomError, which has the advice in its message."""
+    found = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise PydanticCustomError("unit", "a duration is needed (write a number with its unit: 250ms, 3s, 2m or 1h)")
+    seconds = float(found[1]) * DURATION_UNITS[found[2]]
+    if seconds > MAX_DURATION_S:
+        raise PydanticCustomError("unit", "longer than a year (write at most 366d)")
+    return seconds
+
+
+def parse_timeout(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise PydanticCustomError("unit", "no time at all (write a duration above zero, such as 3s)")
+    return seconds
+
+
+def parse_size(value: object) -> int:
+    """`"32MiB"` -> 33554432. Bytes. Raises PydanticCustomError."""
+    found = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise PydanticCustomError("unit", "a size is needed (write a number with its unit: 512KiB, 32MiB or 1GiB)")
+    size = int(Decimal(found[1]) * SIZE_UNITS[found[2]])
+    if not 0 < size <= MAX_SIZE_BYTES:
+        raise PydanticCustomError("unit", "not a useful size (write something between 1B and 1024GiB)")
+    return size
+
+
+def _no_bool(value: object) -> object:
+    """Python takes `true` for 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "a number is needed")
+    return value
+
+
+def _word(value: object) -> object:
+    """429 is a number in YAML and a word in `failover_on`."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _text_schema(pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
+
+
+Delay = Annotated[float, BeforeValidator(parse_duration), _text_schema(r"^([0-9.]+ ?(ms|s|m|h|d)|.*\$\{.*)$", "2s")]
+Timeout = Annotated[float, BeforeValidator(parse_timeout), _text_schema(r"^([0-9.]+ ?(ms|s|m|h|d)|.*\$\{.*)$", "3s")]
+Size = Annotated[int, BeforeValidator(parse_size), _text_schema(r"^([0-9.]+ ?([KMG]i?)?B|.*\$\{.*)$", "32MiB")]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
+Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+def optional(description: str, example: Any, default: Any = None, *, later: Later | None = None) -> Any:
+    """A key that may be left out."""
+    return Field(default, description=description, examples=[example], json_schema_extra={"later": later} if later else None)
+
+
+def section(description: str, kind: Any = dict) -> Any:
+    """A mapping or list that may be left out, or be empty in the file."""
+    return Field(default_factory=kind, description=description)
+
+
+def required(description: str, example: Any) -> Any:
+    return Field(description=description, examples=[example])
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_nothing(cls, value: Any) -> Any:
+        """`clients:` with all its lines commented out is an empty mapping, not a fault."""
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            return value
+        fields = cls.model_fields
+        return {
+            name: item
+            for name, item in value.items()
+            if item is not None or name not in fields or fields[name].default_factory is None
+        }
+
+
+class TimeoutsSection(Section):
+    """The four clocks of an attempt. Durations carry units."""
+
+    connect: Timeout | None = optional("Until the connection stands, TLS included. Default 3s.", "3s")
+    first_token: Timeout | None = optional(
+        "Until the first content. Default 60s for streams, 300s for whole answers and for reasoning models.", "60s"
+    )
+    between_tokens: Timeout | None = optional("The longest silence inside a stream. Default 30s.", "30s")
+    total: Timeout | None = optional("For the whole request, with every failover. Default 600s.", "600s")
+
+
+class CircuitSection(Section):
+    """When a target counts as broken and is left alone for a while."""
+
+    failures: Count | None = optional("This many faults in a row open the circuit. Default 5.", 5)
+    window: Timeout | None = optional("The time over which the error rate is taken. Default 30s.", "30s")
+    error_rate: Annotated[float, Field(gt=0, le=1), BeforeValidator(_no_bool)] | None = optional(
+        "This share of faults in the window opens the circuit. Default 0.5.", 0.5
+    )
+    min_requests: Count | None = optional("Fewer requests in the window say nothing about the rate. Default 20.", 20)
+    open: Timeout | None = optional("How long it stays open the first time; doubled each time after. Default 5s.", "5s")
+    open_max: Timeout | None = optional("The longest that it stays open. Default 30s.", "30s")
+
+
+class Tuning(Section):
+    """What can be said on every level: `defaults`, a provider, a model, a chain, a target. The nearest to the target wins."""
+
+    timeouts: TimeoutsSection = section("Clocks of an attempt.", TimeoutsSection)
+    retries: Annotated[int, Field(ge=0, le=10), BeforeValidator(_no_bool)] | None = optional(
+        "Retries at the same target, made only when it is the one usable target. Default 1.", 1
+    )
+    circuit: CircuitSection = section("When a target counts as broken.", CircuitSection)
+
+
+class DrainSection(Section):
+    """What happens on SIGTERM."""
+
+    delay: Delay | None = optional(
+        "How long new requests are still taken, for load balancers to notice; none on SIGINT. Default 2s.", "2s"
+    )
+    timeout: Delay | None = optional("How long running requests may take to end by themselves. Default 30s.", "30s")
+
+
+class ServerSection(Section):
+    """Where the proxy listens, and its limits. A change of host or port needs a restart."""
+
+    host: Text | None = optional("The address to listen on. Default 127.0.0.1.", "127.0.0.1")
+    port: Annotated[int, Field(ge=0, le=65535), BeforeValidator(_no_bool)] | None = optional(
+        "The port to listen on; 0 takes any free one. Default 8080.", 8080
+    )
+    max_body: Size | None = optional("The largest request body. Default 32MiB.", "32MiB")
+    cors_origins: list[Text] = section("Origins whose pages may call, such as `https://app.example.com`. Default: none.", list)
+    log_level: Literal["debug", "info", "warning", "error"] | None = optional("How much is logged. Default info.", "info")
+    drain: DrainSection = section("What happens on SIGTERM.", DrainSection)
+
+
+class AuthSection(Section):
+    """Tokens of the operator. A variable that is not set leaves a token unset."""
+
+    admin_token: str | None = optional(
+        "Opens /api, /dashboard and /metrics. Unset: they answer on loopback only.", "${TOLLBRIDGE_ADMIN_TOKEN}"
+    )
+    metrics_token: str | None = optional("Opens /metrics and nothing else.", "${TOLLBRIDGE_METRICS_TOKEN}")
+
+
+class PriceSection(Section):
+    """USD per million tokens. What is not written costs what its kind costs: cached and audio input as input, and so on."""
+
+    input: Usd = required("Input tokens.", 0.20)
+    output: Usd = required("Output tokens.", 0.60)
+    cached_input: Usd | None = optional("Input tokens read from the provider's cache. Default: as input.", 0.05)
+    cache_write: Usd | None = optional("Input tokens written to the provider's cache. Default: as input.", 0.25)
+    reasoning: Usd | None = optional("Reasoning tokens. Default: as output.", 0.60)
+    input_audio: Usd | None = optional("Audio input tokens. Default: as input.", 2.50)
+    output_audio: Usd | None = optional("Audio output tokens. Default: as output.", 5.00)
+
+
+class BudgetSection(Section):
+    """What may be spent in a period. Periods are those of UTC."""
+
+    usd: Usd = required("The limit, in USD.", 50)
+    per: Literal["day", "month", "once"] = optional("The period. Default month.", "month", "month")
+    hard: bool = optional("Over it, requests get 429 budget_exceeded; `false` only tells. Default true.", True, True)
+
+
+class LimitsSection(Section):
+    """What a provider or model is asked at one time."""
+
+    in_flight: Count | None = optional("Requests at one time. Default: no limit.", 64)
+    rpm: Any = optional("Requests per minute.", 30, later="ignored")
+    tpm: Any = optional("Tokens per minute.", 12000, later="ignored")
+
+
+class ModelSection(Tuning):
+    """A model at a provider: what the catalogue and the price data do not know, or have wrong. The name may hold one `*`."""
+
+    enabled: bool = optional("`false` takes the model out of every chain. Default true.", True, True)
+    context: Count | None = optional("The context window, in tokens.", 131072)
+    max_output: Count | None = optional("The longest answer, in tokens.", 32768)
+    capabilities: list[Text] | None = optional("What the model can do; what is not listed is ruled out.", ["tools", "vision"])
+    price: PriceSection | None = optional(
+        "USD per million tokens; wins over `prices` and the price data.", {"input": 0.59, "output": 0.79}
+    )
+    limits: LimitsSection = section("What the model is asked at one time.", LimitsSection)
+    quality: Any = optional("How good its answers are, 0 to 100.", 78, later="ignored")
+    expected_first_token: Any = optional("How long the first content usually takes.", "300ms", later="ignored")
+
+
+Dialect = Literal["openai", "azure", "anthropic", "gemini", "vertex", "cohere", "ollama", "bedrock"]
+SPOKEN: frozenset[str] = frozenset(("openai", "azure"))
+"""The wire formats that upstreams can be spoken to in; the others are not yet supported."""
+
+
+class ProviderSection(Tuning):
+    """Who serves models. A name that the catalogue knows needs nothing; any other needs `dialect` and `base_url`."""
+
+    enabled: bool = optional("`false` leaves the provider out of every chain. Default true.", True, True)
+    dialect: Dialect | None = optional("The wire format that it speaks.", "openai")
+    base_url: Text | None = optional(
+        "What stands before the dialect's own path; for `openai` it usually ends in /v1.", "http://10.0.0.5:8000/v1"
+    )
+    api_key: str | None = optional("Its key. Default: the variables that the catalogue names.", "${GROQ_API_KEY}")
+    api_keys: list[str] | None = optional("Several keys, used in turn; a spent one is set aside.", ["${KEY_A}", "${KEY_B}"])
+    api_version: Text | None = optional("Azure: the version of the older, per-deployment addresses.", "2024-10-21")
+    headers: dict[str, str] = section("Headers sent along with every request. Example: `{x-team: search}`.")
+    transport: Literal["native", "httpx"] | None = optional(
+        "`native` is the quick HTTP/1.1 client; `httpx` is for HTTP/2, SOCKS and odd proxies. Default native.", "native"
+    )
+    proxy: Text | None = optional(
+        "An HTTP proxy on the way there; the environment's is not used.", "http://proxy.example.com:3128"
+    )
+    ca_file: Text | None = optional("Certificates to trust instead of the system's (PEM); relative to the file.", "./ca.pem")
+    allow_private: bool = optional(
+        "`true` allows a `base_url` on a cloud's metadata addresses, which is refused otherwise. Default false.", False, False
+    )
+    prices: dict[str, PriceSection] = section(
+        "USD per million tokens, by model; a name may hold one `*`, the longest match wins."
+    )
+    models: dict[str, ModelSection] = section("What is special about single models.")
+    limits: LimitsSection = section("What the provider is asked at one time, per key and model.", LimitsSection)
+    budget: BudgetSection | None = optional("What may be spent at this provider.", {"usd": 50, "per": "month"}, later="budget")
+    health: Any = optional("How it is probed.", {"interval": "60s"}, later="ignored")
+    quotas: Any = optional("What it allows for in a period.", [{"requests": 14400, "per": "day"}], later="ignored")
+    region: Any = optional("Bedrock: the region.", "us-east-1", later="ignored")
+    project: Any = optional("Vertex: the project.", "my-project", later="ignored")
+    location: Any = optional("Vertex: the location.", "europe-west1", later="ignored")
+
+
+class TargetSection(Tuning):
+    """The long form of a target."""
+
+    target: Text = required("`provider/model`, split at the first `/`.", "openai/gpt-5")
+    weight: Any = optional("Its share under `strategy: weighted`.", 2, later="ignored")
+
+
+def _text_or_mapping(value: object) -> str:
+    return "«mapping»" if isinstance(value, dict | Section) else "«text»"
+
+
+def _list_or_mapping(value: object) -> str:
+    return "«mapping»" if isinstance(value, dict | Section) else "«list»"
+
+
+OneTarget = Annotated[
+    Annotated[Text, Tag("«text»")] | Annotated[TargetSection, Tag("«mapping»")], Discriminator(_text_or_mapping)
+]
+FailoverWord = Annotated[
+    Literal["429", "5xx", "timeout", "connection", "auth", "not_found", "policy"],
+    BeforeValidator(_word),
+    WithJsonSchema({"enum": [429, "5xx", "timeout", "connection", "auth", "not_found", "policy"]}),
+]
+
+
+class ChainSection(Tuning):
+    """The long form of a chain."""
+
+    targets: list[OneTarget] = required("Targets, tried in this order.", ["groq/llama-3.3-70b-versatile", "openai/gpt-5"])
+    strategy: Literal["order", "weighted", "round_robin", "least_busy", "fastest", "cheapest", "score", "sticky"] = optional(
+        "How targets are chosen. Only `order` is supported yet. Default order.", "order", "order"
+    )
+    failover_on: list[FailoverWord] | None = optional(
+        "What leads to the next target: 429, 5xx, timeout, connection, auth, not_found, policy. Default: all but policy.",
+        ["429", "5xx", "timeout"],
+    )
+    strict: bool = optional(
+        "`true` skips a target rather than dropping a parameter that it does not know. Default false.", False, False
+    )
+    on_break: Literal["error", "continue"] = optional(
+        "What a stream that breaks after its first content ends with. Only `error` is supported yet. Default error.",
+        "error",
+        "error",
+    )
+    weights: Any = optional("What counts under `strategy: score`.", {"capability": 30, "cost": 25}, later="ignored")
+    cache: Any = optional("How long answers are kept.", {"ttl": "1h"}, later="ignored")
+    quality: Any = optional("The least quality of a model.", {"min": 0.6}, later="ignored")
+    hedge: Any = optional("When a second target is asked at the same time.", {"after": "p95"}, later="ignored")
+
+
+OneChain = Annotated[
+    Annotated[list[OneTarget], Tag("«list»")] | Annotated[ChainSection, Tag("«mapping»")],
+    Discriminator(_list_or_mapping),
+]
+
+
+class ClientSection(Section):
+    """Who may call."""
+
+    key: str | None = optional("Its key, sent as Bearer, x-api-key or api-key.", "${SEARCH_AGENT_KEY}")
+    keys: list[str] | None = optional("Several keys, for changing one without a gap.", ["${OLD_KEY}", "${NEW_KEY}"])
+    department: Text | None = optional("Whom its use is counted for.", "research")
+    agent: Text | None = optional("The agent that its use is counted for.", "search")
+    chains: list[Text] | None = optional("The chains that it may use, and no direct targets. Default: everything.", ["smart"])
+    budget: BudgetSection | None = optional("What it may spend.", {"usd": 50, "per": "month"})
+    limits: Any = optional("What it may ask in a minute.", {"rpm": 60}, later="refused")
+
+
+class ShareSection(Section):
+    """A department or an agent."""
+
+    budget: BudgetSection | None = optional("What it may spend.", {"usd": 100, "per": "month"}, later="budget")
+
+
+OneAuth = Annotated[
+    Annotated[Literal["none"], Tag("«text»")] | Annotated[AuthSection, Tag("«mapping»")], Discriminator(_text_or_mapping)
+]
+
+
+class File(Section):
+    """providers.yaml: which providers there are, what model names mean, and who may call."""
+
+    server: ServerSection = section("Where the proxy listens, and its limits.", ServerSection)
+    data_dir: Text | None = optional("The folder of the ledger and its journal, relative to the file. Default ./data.", "./data")
+    auth: OneAuth = section("Tokens of the operator; `none` allows a start without any off loopback.", AuthSection)
+    defaults: Tuning = section("Clocks, retries and circuit of every target, unless written nearer to it.", Tuning)
+    providers: dict[str, ProviderSection] = section("Who serves models, by name.")
+    chains: dict[str, OneChain] = section("What a model name means: targets in order. One `*` in the name matches anything.")
+    clients: dict[str, ClientSection] = section(
+        "Who may call, by name. Once one is listed, every /v1 route needs a client's key."
+    )
+    budget: BudgetSection | None = optional(
+        "What may be spent altogether.", {"usd": 500, "per": "month", "hard": False}, later="budget"
+    )
+    departments: dict[str, ShareSection] = section("Departments and their budgets.")
+    agents: dict[str, ShareSection] = section("Agents and their budgets.")
+    retention: Any = optional("How long the ledger is kept.", {"requests": "90d"}, later="ignored")
+    health: Any = optional("How providers are probed.", {"interval": "60s"}, later="ignored")
+    alerts: Any = optional("What is told, and to whom.", {"error_rate": {"warning": 0.05}}, later="ignored")
+    cache: Any = optional("How long answers are kept.", {"ttl": "10m"}, later="ignored")
+
+
+def later_of(model: type[Section], name: str) -> Later | None:
+    """Whether a key is part of the vocabulary only, and what writing it leads to."""
+    field = model.model_fields.get(name)
+    extra = field.json_schema_extra if field else None
+    return typing.cast("Later | None", extra.get("later")) if isinstance(extra, dict) else None
+
+
+def step(kind: Any, element: str | int) -> Any:
+    """The type behind one element of a path: the key of a section, the key of a mapping, the index of a list, the tag of a choice."""
+    for arm in arms(kind):
+        if isinstance(arm, type) and issubclass(arm, Section):
+            if element in arm.model_fields:
+                return typing.get_type_hints(arm, include_extras=True)[str(element)]
+        elif (origin := typing.get_origin(arm)) in (dict, list) and isinstance(element, int) == (origin is list):
+            return typing.get_args(arm)[-1]
+    return None
+
+
+def arms(kind: Any) -> list[Any]:
+    """The types that a value may have, without annotations and None."""
+    origin = typing.get_origin(kind)
+    if origin is Annotated:
+        return arms(typing.get_args(kind)[0])
+    if origin is typing.Union or type(kind).__name__ == "UnionType":
+        return [inner for arm in typing.get_args(kind) for inner in arms(arm)]
+    return [] if kind in (None, type(None)) else [kind]
+
+
+def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
+    """The model that describes the mapping at a path of the file."""
+    kind: Any = File
+    for element in path:
+        kind = step(kind, element)
+    return next((arm for arm in arms(kind) if isinstance(arm, type) and issubclass(arm, Section)), None)

@@ -1,0 +1,136 @@
+"""The configuration in force: frozen, swapped whole on a reload. A request holds the `Settings` that it began with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from proxy.config.patterns import matched_part
+from proxy.core.target import Chain, Provider, Secret, Target
+
+MAX_MEMOISED_MODELS = 4096
+MAX_MODEL_NAME = 512  # longer names mean nothing, and are not remembered
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """Who may call. `key_digests` are SHA-256; `chains` None means every model name, direct targets included."""
+
+    name: str
+    key_digests: frozenset[bytes]
+    department: str | None = None
+    agent: str | None = None
+    chains: frozenset[str] | None = None
+    budget_nusd: int | None = None
+    budget_per: Literal["day", "month", "once"] | None = None
+    budget_hard: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where the proxy listens, and what it takes in."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    max_body_bytes: int = 32 << 20
+    cors_origins: tuple[str, ...] = ()
+    log_level: str = "info"
+    drain_delay_s: float = 2.0
+    drain_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTemplate:
+    """A chain whose name holds a `*`. `make` builds it for what the `*` stood for."""
+
+    name: str
+    make: Callable[[str], Chain]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settings:
+    """Everything that the file, the environment and the catalogue came to.
+
+    `hash`: 12 hex digits over the effective configuration, secrets by fingerprint. `providers` are those that the file names, in
+    stanzas or chains, and `demo`. `wildcards`: longest literal part first. `files`: what to watch for changes.
+    """
+
+    hash: str
+    path: Path | None
+    data_dir: Path
+    server: ServerSettings
+    admin_token: Secret | None
+    metrics_token: Secret | None
+    auth_none: bool
+    providers: Mapping[str, Provider]
+    chains: Mapping[str, Chain]
+    wildcards: tuple[tuple[str, ChainTemplate], ...]
+    clients: Mapping[str, ClientSettings]
+    clients_by_digest: Mapping[bytes, ClientSettings]
+    warnings: tuple[str, ...]
+    files: tuple[Path, ...]
+    known_secrets: tuple[Secret, ...] = field(repr=False)
+    direct: Callable[[str, str], Target] = field(repr=False)
+    """(provider, upstream model) -> the target with every default applied, whether the provider is enabled or not."""
+    resolve: Callable[[str], Chain | None] = field(init=False, repr=False)
+    """What a model name means: an exact chain, else a direct target of an enabled provider, else the longest matching wildcard,
+    else None. The same name gives the same Chain object, as long as it is among the 4,096 last used."""
+
+    def __post_init__(self) -> None:
+        memo = lru_cache(maxsize=MAX_MEMOISED_MODELS)(self._resolve)
+        object.__setattr__(self, "resolve", lambda model: memo(model) if len(model) <= MAX_MODEL_NAME else None)
+
+    def _resolve(self, model: str) -> Chain | None:
+        if (chain := self.chains.get(model)) is not None:
+            return chain
+        name, slash, upstream_model = model.partition("/")
+        provider = self.providers.get(name) if slash and upstream_model else None
+        if provider is not None and provider.enabled:
+            return Chain("direct", (self.direct(name, upstream_model),), direct=True)
+        for pattern, template in self.wildcards:
+            if (part := matched_part(pattern, model)) is not None:
+                return template.make(part)
+        return None
+
+    def listed_models(self) -> list[tuple[str, str]]:
+        """(id, owned_by): in file order the chains that have an enabled target, then the direct targets that they name."""
+        targets = {target.name: target for chain in self.chains.values() for target in chain.targets if usable(target)}
+        chains = [name for name, chain in self.chains.items() if any(map(usable, chain.targets))]
+        return [(name, "tollbridge") for name in chains] + [
+            (name, target.provider.name) for name, target in targets.items() if name not in self.chains
+        ]
+
+    def secrets(self) -> list[str]:
+        """Every secret value, for redaction."""
+        return [secret.reveal() for secret in self.known_secrets]
+
+
+def usable(target: Target) -> bool:
+    """Neither the target nor its provider is disabled."""
+    return target.disabled is None and target.provider.enabled
+
+
+def fingerprint(value: object) -> str:
+    """12 hex digits that are equal for equal configurations; a secret counts by its own fingerprint."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> str:
+    match value:
+        case Secret():
+            return value.fingerprint()
+        case Mapping():  # order counts: it is the file's
+            return "{" + ",".join(f"{key!r}:{_canonical(item)}" for key, item in value.items()) + "}"
+        case tuple() | list():
+            return "[" + ",".join(map(_canonical, value)) + "]"
+        case frozenset():
+            return "<" + ",".join(sorted(map(_canonical, value))) + ">"
+        case _ if is_dataclass(value):
+            return "(" + ",".join(_canonical(getattr(value, item.name)) for item in fields(value)) + ")"
+        case _:
+            return repr(value)

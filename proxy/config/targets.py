@@ -1,0 +1,71 @@
+"""`provider/model` -> `Target`, with every level of the file laid over the catalogue's facts and the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.config.catalogue import ModelFacts, Stanza, with_quirks
+from proxy.config.patterns import best_match
+from proxy.config.schema import File, ModelSection, PriceSection, ProviderSection, Tuning
+from proxy.core.target import CircuitSettings, Price, Provider, Target, Timeouts
+
+NO_FACTS = ModelFacts()
+NO_MODEL = ModelSection()
+NO_SECTION = ProviderSection()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFactory:
+    """`listed`: the (provider, model) pairs that the configuration names, which metrics may show."""
+
+    file: File
+    catalogue: Mapping[str, Stanza]
+    providers: Mapping[str, Provider]
+    listed: frozenset[tuple[str, str]]
+
+    def make(self, provider_name: str, model: str, nearer: Sequence[Tuning] = ()) -> Target:
+        """`nearer`: the chain's options, then the target's own."""
+        provider = self.providers[provider_name]
+        section = self.file.providers.get(provider_name, NO_SECTION)
+        written = best_match(section.models, model) or NO_MODEL
+        stanza = self.catalogue.get(provider_name)
+        facts = (best_match(stanza.models, model) if stanza else None) or NO_FACTS
+        price = written.price or best_match(section.prices, model)
+        timeouts, circuit, retries = lay_over([self.file.defaults, section, written, *nearer])
+        exact = model in section.models or model in section.prices or (stanza is not None and model in stanza.models)
+        return Target(
+            provider=provider,
+            upstream_model=model,
+            label=model if exact or (provider_name, model) in self.listed else "other",
+            timeouts=timeouts,
+            circuit=circuit,
+            retries=retries,
+            price=_price(price) if price else None,
+            context=written.context or facts.context,
+            max_output=written.max_output or facts.max_output,
+            capabilities=facts.capabilities if written.capabilities is None else frozenset(written.capabilities),
+            quirks=with_quirks(provider.quirks, facts.quirks),
+            reasoning=facts.reasoning,
+            in_flight=written.limits.in_flight or section.limits.in_flight,
+            disabled=None if written.enabled else "disabled in the file",
+        )
+
+
+def lay_over(levels: Sequence[Tuning]) -> tuple[Timeouts, CircuitSettings, int]:
+    """The last level that says something wins."""
+    timeouts: dict[str, Any] = {}
+    circuit: dict[str, Any] = {}
+    retries = 1
+    for level in levels:
+        timeouts |= {name: value for name, value in vars(level.timeouts).items() if value is not None}
+        circuit |= {name: value for name, value in vars(level.circuit).items() if value is not None}
+        retries = retries if level.retries is None else level.retries
+    durations = {"window", "open", "open_max"}
+    settings = CircuitSettings(**{f"{name}_s" if name in durations else name: value for name, value in circuit.items()})
+    return Timeouts(**{f"{name}_s": value for name, value in timeouts.items()}), settings, retries
+
+
+def _price(section: PriceSection) -> Price:
+    return Price(**vars(section))

@@ -1,0 +1,38 @@
+"""One timer for all requests and connections: whoever has a deadline is looked at on every tick.
+
+Setting a deadline is an attribute write, so it can be done on every chunk; a timer of the event loop each would cost a
+microsecond to set and another to cancel. The price is precision: a deadline is noticed up to one tick late.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+TICK_S = 0.05
+NEVER = float("inf")
+
+
+class Watched(Protocol):
+    deadline: float  # monotonic seconds, NEVER for none
+
+    def expire(self, now: float) -> None:
+        """Called once a tick while `deadline` is past; expected to move or clear it."""
+
+
+class Deadlines:
+    def __init__(self) -> None:
+        self._watched: set[Watched] = set()
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def watch(self, item: Watched) -> None:
+        self._watched.add(item)
+
+    def forget(self, item: Watched) -> None:
+        self._watched.discard(item)
+
+    def tick(self, now: float) -> None:
+        late = [item for item in self._watched if item.deadline <= now]
+        for item in late:
+            item.expire(now)

@@ -1,0 +1,183 @@
+"""Where a request can go: providers, their credentials, the targets of a chain. All frozen; made by `config/resolve.py`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+
+class Secret:
+    """A string that never shows itself: `repr`, `str`, formatting and JSON give `***`. `reveal()` is the only way in."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        if not value:
+            raise ValueError("a secret cannot be empty")
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def tail(self) -> str:
+        """At most the last four characters, and none of a short secret: for start-up banners."""
+        return "…" + self._value[-4:] if len(self._value) >= 12 else "…"
+
+    def fingerprint(self) -> str:
+        """Eight hex digits that name the secret in ledger, metrics and state without telling it."""
+        return hashlib.sha256(self._value.encode()).hexdigest()[:8]
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One key of a provider. `id` is its fingerprint, or `none` for a provider that takes no key (then `secret` is None)."""
+
+    id: str
+    secret: Secret | None
+
+
+NO_CREDENTIAL = Credential("none", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `first_token_s` None means the default for the kind of request: 60 for streams, 300 for whole answers."""
+
+    connect_s: float = 3.0
+    first_token_s: float | None = None
+    between_tokens_s: float = 30.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitSettings:
+    failures: int = 5
+    window_s: float = 30.0
+    error_rate: float = 0.5
+    min_requests: int = 20
+    open_s: float = 5.0
+    open_max_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens, as written in the file. None: not given (cached_input and the like fall back to input or output)."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    reasoning: Decimal | None = None
+    input_audio: Decimal | None = None
+    output_audio: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """How a provider departs from its dialect; data from the catalogue. Names are top-level request fields.
+
+    `rename`: field -> the name that this provider uses. `drop`: fields that it ignores or that break it, and that are removed (and
+    named to the caller). `refuse`: fields whose presence (true, or > 1 for `n`) means that the target cannot serve the request.
+    `usage_in_stream`: `stream_options` (ask for it), `always` (comes unasked; `stream_options` is refused) or `never`.
+    `reasoning_excluded`: completion_tokens leaves reasoning out (xAI). `developer_role`: the role that stands in for `developer`
+    where the provider refuses it, None where it is taken as it is.
+    """
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    drop: frozenset[str] = frozenset()
+    refuse: frozenset[str] = frozenset()
+    usage_in_stream: Literal["stream_options", "always", "never"] = "stream_options"
+    reasoning_excluded: bool = False
+    developer_role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One stanza of `providers:`, completed from the catalogue. `disabled` says why it cannot be used, None when it can.
+
+    `auth_header` is the lower-case header that carries the key, `auth_prefix` what stands before it (`Bearer `, or empty).
+    `base_url` has no trailing slash. `price_source` is the provider's id in the price data, None where it has none there.
+    `lacks` names features that none of its models serves: tools, vision, audio, json_schema, json_object, logprobs, n, seed,
+    parallel_tools.
+    """
+
+    name: str
+    dialect: str
+    base_url: str
+    credentials: tuple[Credential, ...]
+    auth_header: str = "authorization"
+    auth_prefix: str = "Bearer "
+    headers: Mapping[str, str] = field(default_factory=dict)
+    api_version: str | None = None
+    transport: Literal["native", "httpx", "demo"] = "native"
+    proxy_url: Secret | None = None
+    ca_file: str | None = None
+    model_list_path: str | None = None
+    quirks: Quirks = field(default_factory=Quirks)
+    lacks: frozenset[str] = frozenset()
+    price_source: str | None = None
+    in_flight: int | None = None
+    disabled: str | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.disabled is None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model at a provider, with every default already applied. `name` is `provider/upstream_model`.
+
+    `label` is what metrics may call the model: its name where the configuration lists it, else `other`.
+    `capabilities` None: unknown, so nothing is ruled out. `context` in tokens. `price` overrides the price data.
+    `quirks` are the provider's with the model's own laid over them.
+    """
+
+    provider: Provider
+    upstream_model: str
+    label: str
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    circuit: CircuitSettings = field(default_factory=CircuitSettings)
+    retries: int = 1
+    price: Price | None = None
+    context: int | None = None
+    max_output: int | None = None
+    capabilities: frozenset[str] | None = None
+    quirks: Quirks = field(default_factory=Quirks)
+    reasoning: bool = False
+    in_flight: int | None = None
+    disabled: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider.name}/{self.upstream_model}"
+
+
+FailoverCause = Literal["429", "5xx", "timeout", "connection", "auth", "not_found", "policy"]
+DEFAULT_FAILOVER_ON: frozenset[FailoverCause] = frozenset(("429", "5xx", "timeout", "connection", "auth", "not_found"))
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What a model name means. `name` is the chain's key in the file, also for a wildcard; for a direct target it is `direct`."""
+
+    name: str
+    targets: tuple[Target, ...]
+    failover_on: frozenset[FailoverCause] = DEFAULT_FAILOVER_ON
+    strict: bool = False
+    on_break: Literal["error", "continue"] = "error"
+    direct: bool = False

@@ -1,0 +1,30 @@
+"""What one attempt consumed, in tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class UsageSource(StrEnum):
+    PROVIDER = "provider"
+    COUNTED = "counted"
+    ESTIMATED = "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """`input_tokens` includes cache reads and writes and audio, `output_tokens` includes reasoning and audio; the rest are subsets.
+
+    `provider_cost_nusd` is the price that the provider itself put on the answer (OpenRouter does), None where it says nothing.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    source: UsageSource = UsageSource.PROVIDER
+    provider_cost_nusd: int | None = None

@@ -1,0 +1,429 @@
+"""OpenAI chat completions, the upstream's side, for every provider that speaks the format: patched in, checked and passed through out.
+
+https://platform.openai.com/docs/api-reference/chat/create and …/chat/streaming
+
+A stream is a sequence of `chat.completion.chunk` events and ends with `data: [DONE]`:
+
+    role chunk?  content chunk*  finish chunk  usage chunk?  [DONE]
+
+but providers differ: an empty first chunk (Azure), usage on the finish chunk (DeepSeek) or on every chunk (Perplexity), twice (Groq),
+comments as keep-alives and errors inside a 200 (OpenRouter, Groq), no `[DONE]` (Perplexity, Writer). `ChatStream` takes all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from proxy.core.chat import ChatRequest
+from proxy.core.errors import ErrorClass, UpstreamError
+from proxy.core.target import Quirks, Target
+from proxy.core.usage import Usage
+from proxy.dialects.base import MAX_KEPT_TEXT_BYTES, OutboundRequest, WholeAnswer
+from proxy.dialects.openai_errors import decode_error, error_from_object
+from proxy.wire.sse import EventTooLarge, SseSplitter, event_data
+
+UsageReader = Callable[[dict[str, Any], Quirks], Usage | None]
+
+MAX_MALFORMED_EVENTS = 3
+DONE = b"data: [DONE]\n\n"
+# fields of a delta or a message that are content: any of them, when it holds something, commits the answer
+_CONTENT_FIELDS = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "reasoning_details",
+    "tool_calls",
+    "function_call",
+    "refusal",
+    "audio",
+    "images",
+    "tool_plan",
+)
+_TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+class OpenAIChat:
+    """Implements `OutboundDialect`. `read_usage` is how the accounting reads a usage object."""
+
+    def __init__(self, read_usage: UsageReader) -> None:
+        self._read_usage = read_usage
+
+    def encode_request(self, request: ChatRequest, target: Target) -> OutboundRequest:
+        body, dropped = patched_body(request, target)
+        return OutboundRequest(self._path(target), orjson.dumps(body), dropped)
+
+    def _path(self, target: Target) -> str:
+        return "/chat/completions"
+
+    def decode_answer(self, body: bytes, target: Target) -> WholeAnswer:
+        parsed, mended = parse_mending(body)
+        if parsed is None:
+            raise UpstreamError(ErrorClass.MALFORMED, "the answer is not valid JSON", status=200)
+        if isinstance(parsed, list) and parsed and isinstance(parsed[0], dict) and "error" in parsed[0]:
+            parsed = parsed[0]
+        if not isinstance(parsed, dict):
+            raise UpstreamError(ErrorClass.EMPTY, "the answer is not an object", status=200)
+        choices = parsed.get("choices")
+        if parsed.get("error") or (not choices and ("code" in parsed or "detail" in parsed)):
+            raise error_from_object(parsed, status=None)
+        if type(choices) is not list or not choices or type(choices[0]) is not dict:
+            raise UpstreamError(ErrorClass.EMPTY, "the answer has no choices", status=200)
+        usage = parsed.get("usage")
+        first = choices[0]
+        finish_reason = first.get("finish_reason")
+        return WholeAnswer(
+            body=orjson.dumps(parsed) if mended else body,
+            usage=self._read_usage(usage, target.quirks) if type(usage) is dict else None,
+            finish_reason=finish_reason if type(finish_reason) is str else None,
+            mended=mended,
+        )
+
+    def text_of(self, body: bytes) -> bytes:
+        parsed, _ = parse_mending(body)
+        return _text_of_choices(parsed["choices"])
+
+    def answer_stream(self, request: ChatRequest, target: Target) -> ChatStream:
+        return ChatStream(self._read_usage, quirks=target.quirks, include_usage=request.include_usage)
+
+    def stream_from_whole(self, answer: WholeAnswer, request: ChatRequest) -> bytes:
+        return whole_to_stream(orjson.loads(answer.body), include_usage=request.include_usage)
+
+    def decode_error(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> UpstreamError:
+        return decode_error(status, body)
+
+
+class AzureChat(OpenAIChat):
+    """Azure OpenAI: the same bodies under two URL styles, the dated one with the deployment in its path.
+
+    https://learn.microsoft.com/azure/ai-foundry/openai/reference
+    """
+
+    def _path(self, target: Target) -> str:
+        version = target.provider.api_version
+        if version is None:
+            return "/openai/v1/chat/completions"
+        return f"/openai/deployments/{_path_segment(target.upstream_model)}/chat/completions?api-version={_path_segment(version)}"
+
+
+def patched_body(request: ChatRequest, target: Target) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The caller's body as this target takes it, and the names of what was left out. The caller's own object is not touched."""
+    quirks = target.quirks
+    body = dict(request.body)
+    body["model"] = target.upstream_model
+    dropped: tuple[str, ...] = ()
+    for name, better in quirks.rename.items():
+        if name in body:
+            value = body.pop(name)
+            body.setdefault(better, value)
+    if quirks.drop and not quirks.drop.isdisjoint(body):
+        dropped = tuple(sorted(quirks.drop & body.keys()))
+        for name in dropped:
+            del body[name]
+    if quirks.developer_role is not None:
+        body["messages"] = [
+            {**message, "role": quirks.developer_role} if message["role"] == "developer" else message
+            for message in body["messages"]
+        ]
+    if request.stream:
+        if quirks.usage_in_stream == "stream_options":
+            options = body.get("stream_options")
+            body["stream_options"] = {**options, "include_usage": True} if options else {"include_usage": True}
+        else:
+            body.pop("stream_options", None)
+    return body, dropped
+
+
+class ChatStream:
+    """One streamed answer on its way through. Implements `AnswerStream`; `docs/failover.md` says what happens to which event."""
+
+    __slots__ = (
+        "_include_usage",
+        "_quirks",
+        "_read_usage",
+        "_splitter",
+        "committed",
+        "content_events",
+        "done",
+        "end_mark_missing",
+        "error",
+        "events",
+        "finish_reason",
+        "malformed",
+        "mended",
+        "text",
+        "text_bytes",
+        "usage",
+    )
+
+    def __init__(self, read_usage: UsageReader, *, quirks: Quirks, include_usage: bool) -> None:
+        self._read_usage = read_usage
+        self._quirks = quirks
+        self._include_usage = include_usage
+        self._splitter = SseSplitter()
+        self.committed = False
+        self.done = False
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.error: UpstreamError | None = None
+        self.text = bytearray()
+        self.text_bytes = 0
+        self.events = 0
+        self.content_events = 0
+        self.malformed = 0
+        self.mended = 0
+        self.end_mark_missing = False
+
+    def feed(self, data: bytes) -> bytes:
+        if self.done or self.error is not None:
+            return b""
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLarge:
+            self.error = UpstreamError(ErrorClass.TOO_LARGE, "an event of the stream is larger than 1 MiB")
+            return b""
+        out: list[bytes] = []
+        for event in events:
+            self.events += 1
+            if event.startswith(b"data: {") and b"\n" not in event:
+                payload = event[6:]
+            else:
+                data_of_event = event_data(event)
+                if data_of_event is None:
+                    out.append(event)  # a comment: keeps the connection alive, is no content
+                    continue
+                payload = data_of_event
+                if payload == b"[DONE]":
+                    self.done = True
+                    break
+                if not payload:
+                    continue
+            try:
+                chunk = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                chunk, event = self._mend(payload)
+            if type(chunk) is not dict:
+                if self._skip_malformed():
+                    break
+                continue
+            if self._passes(chunk):
+                out.append(event)
+            elif self._failed():
+                break
+        if not out:
+            return b""
+        out.append(b"")
+        return b"\n\n".join(out)
+
+    def close(self) -> bytes:
+        if self.error is not None:
+            return b""
+        if not self.done:
+            return self._close_unmarked()
+        if not self.committed and self.finish_reason is None and self.usage is None:
+            self.error = UpstreamError(ErrorClass.EMPTY, "the stream ended without any content", status=200)
+            return b""
+        return DONE
+
+    def _close_unmarked(self) -> bytes:
+        """The bytes ended without an end mark: a finish reason makes that an answer all the same."""
+        rest = self._splitter.close()
+        out = self.feed(rest + b"\n\n") if rest else b""
+        if self.error is not None:
+            return out
+        if not self.done and self.finish_reason is None:
+            self.error = self._not_whole()
+            return out
+        self.end_mark_missing = not self.done
+        self.done = True
+        return out + DONE
+
+    def _not_whole(self) -> UpstreamError:
+        if self.events == self.malformed and not self.committed:
+            kind = ErrorClass.MALFORMED if self.malformed else ErrorClass.EMPTY
+            return UpstreamError(kind, "the stream ended without any event that could be read", status=200)
+        return UpstreamError(ErrorClass.TRUNCATED, "the stream ended without a finish reason or an end mark", status=200)
+
+    def _failed(self) -> bool:
+        return self.error is not None
+
+    def _passes(self, chunk: dict[str, Any]) -> bool:
+        """Notes what a chunk says; true when it goes on to the caller."""
+        error = chunk.get("error")
+        usage = chunk.get("usage")
+        if usage is None and "x_groq" in chunk:
+            inner = chunk["x_groq"]
+            usage = inner.get("usage") if type(inner) is dict else None
+        if type(usage) is dict:
+            self.usage = self._read_usage(usage, self._quirks) or self.usage  # later wins: some repeat it in every chunk
+        if error:
+            self.error = error_from_object(chunk, status=None)
+            return False
+        choices = chunk.get("choices")
+        if not choices:
+            if "choices" not in chunk and "object" not in chunk and usage is None:
+                self.error = self._not_a_chunk(chunk)
+                return self.error is None
+            return usage is None or self._include_usage
+        if type(choices) is not list:
+            return not self._skip_malformed()
+        for choice in choices:
+            if type(choice) is not dict:
+                continue
+            delta = choice.get("delta")
+            if type(delta) is dict:
+                self._note_delta(delta)
+            finish_reason = choice.get("finish_reason")
+            if finish_reason and type(finish_reason) is str:
+                self.finish_reason = finish_reason
+                self.committed = True
+        return True
+
+    def _note_delta(self, delta: dict[str, Any]) -> None:
+        content = delta.get("content")
+        if type(content) is str and content:
+            self.committed = True
+            self.content_events += 1
+            self._keep(content)
+            if len(delta) == 1:
+                return
+        for name in _CONTENT_FIELDS:
+            value = delta.get(name)
+            if not value or (name == "content" and type(value) is str):
+                continue
+            self.committed = True
+            self.content_events += 1
+            if type(value) is str:
+                self._keep(value)
+            elif name == "tool_calls" and type(value) is list:
+                for call in value:
+                    self._keep(_call_text(call))
+            elif name == "content":
+                self._keep(_parts_text(value))
+
+    def _keep(self, text: str) -> None:
+        raw = text.encode("utf-8", "replace")
+        self.text_bytes += len(raw)
+        if len(self.text) < MAX_KEPT_TEXT_BYTES:
+            self.text += raw
+
+    def _mend(self, payload: bytes) -> tuple[Any, bytes]:
+        chunk, mended = parse_mending(payload)
+        if chunk is None or not mended:
+            return None, b""
+        self.mended += 1
+        return chunk, b"data: " + orjson.dumps(chunk)
+
+    def _skip_malformed(self) -> bool:
+        """Counts an event that is no chunk; true when there have been too many."""
+        self.malformed += 1
+        if self.malformed > MAX_MALFORMED_EVENTS:
+            self.error = UpstreamError(
+                ErrorClass.MALFORMED_EVENT, f"more than {MAX_MALFORMED_EVENTS} events of the stream could not be read", status=200
+            )
+        return self.error is not None
+
+    def _not_a_chunk(self, chunk: dict[str, Any]) -> UpstreamError | None:
+        """A flat error, as some servers send mid-stream, or an object from beyond the format, which is let through."""
+        if "message" in chunk or "detail" in chunk:
+            return error_from_object(chunk, status=None)
+        return None
+
+
+def parse_mending(raw: bytes) -> tuple[Any, bool]:
+    """JSON, with bytes that are not UTF-8 and lone surrogate escapes replaced by U+FFFD.
+
+    (the value, whether mending was needed); (None, False) for what is no JSON.
+    """
+    try:
+        return orjson.loads(raw), False
+    except orjson.JSONDecodeError:
+        pass
+    text = raw.decode("utf-8", "replace")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None, False
+    return _without_surrogates(value), True
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def whole_to_stream(answer: dict[str, Any], *, include_usage: bool) -> bytes:
+    """A whole completion as the stream of one: for an upstream that answers a streamed request with plain JSON."""
+    base = {
+        "id": answer.get("id") or "chatcmpl-0",
+        "object": "chat.completion.chunk",
+        "created": answer.get("created") or 0,
+        "model": answer.get("model") or "",
+    }
+    chunks: list[dict[str, Any]] = []
+    for position, choice in enumerate(answer["choices"]):
+        if type(choice) is not dict:
+            continue
+        index = choice.get("index", position)
+        delta = dict(choice.get("message") or {})
+        delta.setdefault("role", "assistant")
+        calls = delta.get("tool_calls")
+        if type(calls) is list:
+            delta["tool_calls"] = [{"index": i, **call} if type(call) is dict else call for i, call in enumerate(calls)]
+        chunks.append({**base, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
+        end = {"index": index, "delta": {}, "finish_reason": choice.get("finish_reason") or "stop"}
+        chunks.append({**base, "choices": [end]})
+    if include_usage and answer.get("usage"):
+        chunks.append({**base, "choices": [], "usage": answer["usage"]})
+    return b"".join([b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks]) + DONE
+
+
+def _text_of_choices(choices: list[Any]) -> bytes:
+    texts: list[str] = []
+    for choice in choices:
+        message = choice.get("message") if type(choice) is dict else None
+        if type(message) is not dict:
+            continue
+        for name in _TEXT_FIELDS:
+            value = message.get(name)
+            texts.append(value if type(value) is str else _parts_text(value))
+        calls = message.get("tool_calls")
+        texts += [_call_text(call) for call in calls] if type(calls) is list else []
+    return "".join(texts).encode("utf-8", "replace")[:MAX_KEPT_TEXT_BYTES]
+
+
+def _call_text(call: object) -> str:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return ""
+    return "".join([value for value in (function.get("name"), function.get("arguments")) if isinstance(value, str)])
+
+
+def _parts_text(parts: object) -> str:
+    """The text in a list of content parts, thinking included (Mistral)."""
+    if isinstance(parts, str):
+        return parts
+    if isinstance(parts, list):
+        return "".join([_parts_text(part) for part in parts])
+    if isinstance(parts, dict):
+        return _parts_text(parts.get("text") or parts.get("thinking"))
+    return ""
+
+
+def _path_segment(text: str) -> str:
+    safe = "-._~"
+    return "".join(
+        [c if c.isascii() and (c.isalnum() or c in safe) else "".join([f"%{b:02X}" for b in c.encode()]) for c in text]
+    )

@@ -1,0 +1,73 @@
+"""Everything the engine works with, made once by the composition root."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from proxy.accounting.budgets import Budgets
+from proxy.accounting.journal import Journal
+from proxy.accounting.pricing import PriceBook
+from proxy.accounting.tokens import TokenCounter
+from proxy.core.deadlines import Deadlines
+from proxy.core.ports import Clock, UpstreamTransport
+from proxy.core.redact import Redactor
+from proxy.core.usage import Usage
+from proxy.dialects.base import InboundDialect, OutboundDialect
+from proxy.routing.deployment import Deployments
+from proxy.routing.plan import ChainTrickle
+from proxy.routing.retry_budget import RetryBudgets
+
+
+class Meter(Protocol):
+    """What the engine counts; implemented by the metrics."""
+
+    def request_started(self) -> None: ...
+    def request_ended(
+        self, chain: str, outcome: str, stream: bool, duration_s: float, first_token_s: float | None, overhead_s: float | None
+    ) -> None: ...
+    def attempt_ended(
+        self,
+        provider: str,
+        model: str,
+        outcome: str,
+        duration_s: float,
+        first_token_s: float | None = None,
+        usage: Usage | None = None,
+        cost_nusd: int | None = None,
+    ) -> None: ...
+    def failover(self, from_: str, to: str, reason: str) -> None: ...
+    def rejected(self, reason: str) -> None: ...
+    def count(self, name: str) -> None: ...
+
+
+class Log(Protocol):
+    def request(self, fields: dict[str, Any]) -> None: ...
+    def warning(self, event: str, **fields: Any) -> None: ...
+    def error(self, event: str, **fields: Any) -> None: ...
+
+
+@dataclass(slots=True)
+class Services:
+    clock: Clock
+    random: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    deadlines: Deadlines
+    journal: Journal
+    meter: Meter
+    log: Log
+    redact: Redactor
+    deployments: Deployments
+    trickle: ChainTrickle
+    retry_budgets: RetryBudgets
+    prices: PriceBook
+    warming: asyncio.Task[None] | None  # reads the price data, from the start on; requests that need a price wait for it
+    budgets: Budgets
+    counter: TokenCounter
+    executor: Executor
+    transports: Mapping[str, UpstreamTransport]
+    inbound: InboundDialect
+    outbound: Mapping[str, OutboundDialect]

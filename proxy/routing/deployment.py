@@ -1,0 +1,311 @@
+"""What is remembered about each (provider, credential, upstream model) from one request to the next.
+
+Four mechanisms, never mixed, each with its own way to be over:
+
+    breaker     faults: opens, probes, closes (`breaker.py`)
+    cooldown    the upstream asked us to wait: until then, never shortened by a later and shorter wish
+    latch       what only the operator can mend. A refused or spent key: 15 min for all models of (provider, credential);
+                a model that the provider does not know: 5 min for (provider, model), whichever the key
+    bulkhead    at most so many requests in flight; off unless configured
+
+All of it lives in memory, in this process. Nothing here waits or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from proxy.core.target import Credential, Target
+from proxy.routing.breaker import Breaker, State
+from proxy.routing.retry_after import clamp_cooldown
+from proxy.routing.verdict import Effect
+
+CREDENTIAL_LATCH_S = 900.0
+MODEL_LATCH_S = 300.0
+MAX_DEPLOYMENTS = 10_000
+_EVICTED_AT_ONCE = 100
+_LATENCY_WEIGHT = 0.1
+_AT_CAPACITY_S = 1.0
+
+_LATCHES: dict[Effect, tuple[str, float]] = {
+    Effect.AUTH: ("bad key", CREDENTIAL_LATCH_S),
+    Effect.QUOTA: ("no quota or credit left", CREDENTIAL_LATCH_S),
+    Effect.CONFIG: ("model not found", MODEL_LATCH_S),
+}
+
+
+class Latch:
+    """Shut until `until`. Shared by every deployment that it concerns."""
+
+    __slots__ = ("reason", "until")
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.reason = ""
+
+    def shut(self, effect: Effect, now: float) -> None:
+        reason, length_s = _LATCHES[effect]
+        until = now + length_s
+        if until > self.until:
+            self.until = until
+            self.reason = reason
+
+
+class DeploymentSnapshot(NamedTuple):
+    """One deployment as it stands. `latched` is the reason or None; `latency_s` a moving mean until the first content."""
+
+    provider: str
+    credential: str
+    upstream_model: str
+    label: str
+    circuit: str  # closed, open, half_open
+    cooldown_s: float
+    latched: str | None
+    in_flight: int
+    ok: int
+    failed: int
+    latency_s: float | None
+    last_ok: float | None  # monotonic
+    last_fail: float | None
+
+
+class Deployment:
+    """`in_flight` counts the permits that are out. `ok` and `failed` are totals since the start."""
+
+    __slots__ = (
+        "_key_latch",
+        "_limit",
+        "_model_latch",
+        "breaker",
+        "cool_until",
+        "failed",
+        "in_flight",
+        "key",
+        "label",
+        "last_fail",
+        "last_ok",
+        "latency_s",
+        "ok",
+        "target",
+        "used_at",
+    )
+
+    def __init__(self, target: Target, credential: Credential, key_latch: Latch, model_latch: Latch, breaker: Breaker) -> None:
+        self.key = (target.provider.name, credential.id, target.upstream_model)
+        self._key_latch = key_latch
+        self._model_latch = model_latch
+        self.breaker = breaker
+        self.cool_until = 0.0
+        self.in_flight = 0
+        self.ok = 0
+        self.failed = 0
+        self.latency_s: float | None = None
+        self.last_ok: float | None = None
+        self.last_fail: float | None = None
+        self.used_at = 0.0
+        self.configure(target)
+
+    def configure(self, target: Target) -> None:
+        """Take over what a reload may have changed; the state stays."""
+        self.target = target
+        self.label = target.label
+        self._limit = target.in_flight if target.in_flight is not None else target.provider.in_flight
+        if self.breaker.settings != target.circuit:
+            self.breaker.configure(target.circuit)
+
+    # -- may it be tried?
+
+    def unusable(self, now: float) -> str | None:
+        """None if a request may go, else the reason, in the decision trace's words."""
+        if (
+            self.breaker.calm
+            and self.cool_until <= now
+            and self._limit is None
+            and self._key_latch.until <= now
+            and self._model_latch.until <= now
+        ):
+            return None
+        if (latched := self.latched(now)) is not None:
+            return f"latched: {latched}"
+        if self.cool_until > now:
+            return f"cooling down {_seconds(self.cool_until - now)}"
+        if not self.breaker.ready(now):
+            return {State.OPEN: "circuit open", State.HALF_OPEN: "circuit half open, a probe is out"}.get(
+                self.breaker.state, "slow start"
+            )
+        if self._limit is not None and self.in_flight >= self._limit:
+            return "at capacity"
+        return None
+
+    def latched(self, now: float) -> str | None:
+        for latch in (self._key_latch, self._model_latch):
+            if latch.until > now:
+                return latch.reason
+        return None
+
+    def usable_in_s(self, now: float) -> float:
+        """Seconds until it may be tried, as far as is known; 0 when now."""
+        waits = (
+            self._key_latch.until - now,
+            self._model_latch.until - now,
+            self.cool_until - now,
+            self.breaker.opens_in_s(now),
+            _AT_CAPACITY_S if self._limit is not None and self.in_flight >= self._limit else 0.0,
+        )
+        return max(0.0, *waits)
+
+    def only_open(self, now: float) -> bool:
+        """Whether an open circuit is all that stands in the way: then it may be tried as a last resort."""
+        return (
+            self.breaker.state is State.OPEN
+            and self.cool_until <= now
+            and self.latched(now) is None
+            and (self._limit is None or self.in_flight < self._limit)
+        )
+
+    # -- permits
+
+    def acquire(self, now: float) -> Permit | None:
+        """A permit for one request, perhaps the one probe; None when it is unusable. It must be released."""
+        if self.cool_until > now or self._key_latch.until > now or self._model_latch.until > now:
+            return None
+        if self._limit is not None and self.in_flight >= self._limit:
+            return None
+        generation = self.breaker.acquire(now)
+        if generation is None:
+            return None
+        self.in_flight += 1
+        self.used_at = now
+        return Permit(self, generation, now)
+
+    def cool(self, cooldown_s: float | None, now: float) -> None:
+        self.cool_until = max(self.cool_until, now + clamp_cooldown(cooldown_s))
+
+    def latch(self, effect: Effect, now: float) -> None:
+        (self._model_latch if effect is Effect.CONFIG else self._key_latch).shut(effect, now)
+
+    def snapshot(self, now: float) -> DeploymentSnapshot:
+        provider, credential, upstream_model = self.key
+        return DeploymentSnapshot(
+            provider,
+            credential,
+            upstream_model,
+            self.label,
+            self.breaker.state.value,
+            max(0.0, self.cool_until - now),
+            self.latched(now),
+            self.in_flight,
+            self.ok,
+            self.failed,
+            self.latency_s,
+            self.last_ok,
+            self.last_fail,
+        )
+
+
+class Permit:
+    """The right to send one request. `release` exactly once counts: later calls are ignored."""
+
+    __slots__ = ("_at", "_deployment", "_generation", "_heard_ok", "_released")
+
+    def __init__(self, deployment: Deployment, generation: int, now: float) -> None:
+        self._deployment = deployment
+        self._generation = generation
+        self._at = now
+        self._heard_ok = False
+        self._released = False
+
+    def first_content(self, now: float) -> None:
+        """The upstream works: for the breaker that is success, told once. A later fault is told by `release`."""
+        if self._heard_ok or self._released:
+            return
+        self._heard_ok = True
+        deployment = self._deployment
+        self._generation = deployment.breaker.ok(self._generation, now)
+        deployment.ok += 1
+        deployment.last_ok = now
+        taken_s = now - self._at
+        known_s = deployment.latency_s
+        deployment.latency_s = taken_s if known_s is None else known_s + _LATENCY_WEIGHT * (taken_s - known_s)
+
+    def release(self, effect: Effect, now: float, cooldown_s: float | None = None) -> None:
+        """The request is over. A cooldown that is given is taken over whatever the effect."""
+        if self._released:
+            return
+        if effect is Effect.OK and not self._heard_ok:
+            self.first_content(now)
+        self._released = True
+        deployment = self._deployment
+        deployment.in_flight -= 1
+        if effect is Effect.FAIL:
+            deployment.breaker.fail(self._generation, now)
+            deployment.failed += 1
+            deployment.last_fail = now
+        elif effect in _LATCHES:
+            deployment.latch(effect, now)
+            deployment.failed += 1
+            deployment.last_fail = now
+        if cooldown_s is not None or effect is Effect.RATE:
+            deployment.cool(cooldown_s, now)
+        if not deployment.breaker.calm:
+            deployment.breaker.done(self._generation)
+
+
+class Deployments:
+    """All deployments by key, made on demand, at most `limit`: beyond, those idle for longest go.
+
+    `layouts` belongs to `plan.py`: what is known of a chain apart from the moment's state. It is emptied whenever a deployment
+    goes.
+    """
+
+    __slots__ = ("_by_key", "_key_latches", "_limit", "_model_latches", "_random", "layouts")
+
+    def __init__(self, random: Callable[[], float], *, limit: int = MAX_DEPLOYMENTS) -> None:
+        self._random = random
+        self._limit = limit
+        self._by_key: dict[tuple[str, str, str], Deployment] = {}
+        self._key_latches: dict[tuple[str, str], Latch] = {}
+        self._model_latches: dict[tuple[str, str], Latch] = {}
+        self.layouts: dict[int, Any] = {}
+
+    def get(self, target: Target, credential: Credential) -> Deployment:
+        """The deployment; its settings become those of `target`, its state stays whatever object asks for it."""
+        key = (target.provider.name, credential.id, target.upstream_model)
+        found = self._by_key.get(key)
+        if found is None:
+            if len(self._by_key) >= self._limit:
+                self._drop_idle()
+            found = self._by_key[key] = Deployment(
+                target,
+                credential,
+                self._key_latches.setdefault(key[:2], Latch()),
+                self._model_latches.setdefault((key[0], key[2]), Latch()),
+                Breaker(target.circuit, self._random),
+            )
+        elif found.target is not target:
+            found.configure(target)
+        return found
+
+    def snapshot(self, now: float) -> list[DeploymentSnapshot]:
+        return [deployment.snapshot(now) for deployment in self._by_key.values()]
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def _drop_idle(self) -> None:
+        """Those in flight stay: somebody holds their permit. So the bound is `limit` plus what is in flight."""
+        # one that was never used was made a moment ago: it counts as the latest, the older ones of those first
+        latest = max([deployment.used_at for deployment in self._by_key.values()], default=0.0)
+        idle = sorted([d for d in self._by_key.values() if d.in_flight == 0], key=lambda deployment: deployment.used_at or latest)
+        for deployment in idle[: max(1, min(_EVICTED_AT_ONCE, self._limit // 10))]:
+            del self._by_key[deployment.key]
+        self.layouts.clear()
+        keys = {key[:2] for key in self._by_key}
+        models = {(key[0], key[2]) for key in self._by_key}
+        self._key_latches = {key: latch for key, latch in self._key_latches.items() if key in keys}
+        self._model_latches = {key: latch for key, latch in self._model_latches.items() if key in models}
+
+
+def _seconds(wait_s: float) -> str:
+    return f"{wait_s:.0f} s" if wait_s >= 1 else "under 1 s"

@@ -1,0 +1,285 @@
+"""One running proxy: everything made, started, kept ticking, reloaded and stopped. `app.py` puts it behind a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from proxy.accounting.budgets import Budgets, period
+from proxy.accounting.journal import Journal, JournalError
+from proxy.accounting.pricing import PriceBook
+from proxy.accounting.tokens import TokenCounter
+from proxy.accounting.usage import usage_from_openai
+from proxy.config.faults import ConfigError
+from proxy.config.reload import ConfigWatcher
+from proxy.config.settings import Settings
+from proxy.core.deadlines import TICK_S, Deadlines
+from proxy.core.redact import Redactor
+from proxy.core.ulid import UlidFactory
+from proxy.dialects.openai_chat import AzureChat, OpenAIChat
+from proxy.dialects.openai_request import OpenAIChatInbound
+from proxy.engine.services import Services
+from proxy.routing.deployment import Deployments
+from proxy.routing.plan import ChainTrickle
+from proxy.routing.retry_budget import RetryBudgets
+from proxy.server.gateway import Gateway, Readiness
+from proxy.storage.queries import Queries
+from proxy.telemetry.logs import Logs, capture
+from proxy.telemetry.metrics import DeploymentState, Metrics, Sources
+from proxy.upstream.client import HttpxTransport
+from proxy.upstream.demo import DemoTransport
+from proxy.upstream.pool import NativeTransport
+
+CATCH_UP_S = 30.0  # for the ledger to know what budgets have been spent, where there are any
+DRAINER_RESTART_S = 1.0
+STOP_S = 10.0
+
+
+_ROOT = str(Path(__file__).resolve().parent.parent)  # where a child process finds this package
+
+
+class SystemClock:
+    monotonic = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)
+
+
+class Runtime:
+    """Made once a process; `start` and `stop` belong to the event loop that serves."""
+
+    def __init__(self, settings: Settings, *, reload: Callable[[], Settings], watch: bool = True) -> None:
+        """`reload` loads the configuration anew and raises ConfigError. Raises JournalError when the ledger cannot be written."""
+        self._reload = reload
+        self._watch = watch
+        self._config_problem: str | None = None
+        self._stopping = False
+        self._ticks = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._drainer: asyncio.subprocess.Process | None = None
+        self._caught_up = asyncio.Event()
+        self._lag_s = 0.0
+        self.settings = settings
+        clock = self.clock = SystemClock()
+        new_id = UlidFactory(clock.wall)
+        redactor = Redactor(settings.secrets())
+        self.logs = Logs(level=settings.server.log_level, redact=redactor)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.journal = Journal(settings.data_dir / "journal", boot_id=new_id(), clock=clock)
+        self.ledger = Queries(settings.data_dir)
+        self.native = NativeTransport(clock)
+        self.metrics = Metrics(
+            Sources(
+                deployments=self._deployment_states,
+                ledger_lag_s=lambda: self._lag_s,
+                ledger_errors=lambda: self.journal.errors,
+                config_hash=lambda: self.settings.hash,
+                draining=lambda: self.gateway.draining,
+                redactions=lambda: self.gateway.services.redact.hits,
+                log_lines_dropped=lambda: self.logs.dropped,
+            )
+        )
+        services = Services(
+            clock=clock,
+            random=random.random,
+            sleep=asyncio.sleep,
+            deadlines=Deadlines(),
+            journal=self.journal,
+            meter=self.metrics,
+            log=self.logs,
+            redact=redactor,
+            deployments=Deployments(random.random),
+            trickle=ChainTrickle(),
+            retry_budgets=RetryBudgets(),
+            prices=PriceBook(settings.data_dir / "cache"),
+            warming=None,
+            budgets=Budgets(),
+            counter=TokenCounter(),
+            executor=ThreadPoolExecutor(1, thread_name_prefix="count"),
+            transports={"native": self.native, "httpx": HttpxTransport(), "demo": DemoTransport(clock)},
+            inbound=OpenAIChatInbound(),
+            outbound={"openai": OpenAIChat(usage_from_openai), "azure": AzureChat(usage_from_openai)},
+        )
+        self.gateway = Gateway(services, settings, new_id, self)
+
+    # -- life
+
+    async def start(self) -> None:
+        capture(self.logs, "uvicorn.error", "asyncio")
+        services = self.gateway.services
+        services.warming = asyncio.create_task(self._warm())
+        self._tasks.append(asyncio.create_task(self._keep_draining()))
+        if self._watch and self.settings.path is not None:
+            self.watcher = ConfigWatcher(self._reload, self.settings, on_change=self._apply, on_error=self._refuse)
+            self._tasks.append(asyncio.create_task(self.watcher.run()))
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        if any(client.budget_nusd is not None for client in self.settings.clients.values()):
+            await self._seed_budgets()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        services = self.gateway.services
+        for task in [*self._tasks, *([services.warming] if services.warming is not None else [])]:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self.journal.close()
+        await self._stop_drainer()
+        for transport in services.transports.values():
+            await transport.aclose()
+        await self.ledger.aclose()
+        services.executor.shutdown(wait=False, cancel_futures=True)
+        self.logs.close()
+
+    def hang_up(self) -> None:
+        """SIGHUP: read the configuration now."""
+        if self._watch and self.settings.path is not None:
+            self.watcher.trigger()
+
+    def _tick(self) -> None:
+        now = self.clock.monotonic()
+        self.gateway.services.deadlines.tick(now)
+        self._ticks += 1
+        if self._ticks % round(1 / TICK_S) == 0:
+            self.journal.tick()
+            self.native.tick()
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    async def _warm(self) -> None:
+        prices = self.gateway.services.prices
+        await prices.warm()
+        if prices.problem is not None:
+            self.logs.warning("no_price_data", reason=prices.problem)
+        wall = self.clock.wall()
+        for chain in self.settings.chains.values():
+            for target in chain.targets:
+                prices.rates(
+                    target, wall
+                )  # the first look at a provider reads its part of the table, which is not for a request to wait for
+                await asyncio.sleep(0)
+
+    async def _seed_budgets(self) -> None:
+        """What was spent before this start, once the ledger has taken in all that the last life left behind."""
+        try:
+            async with asyncio.timeout(CATCH_UP_S):
+                await self._caught_up.wait()
+        except TimeoutError:
+            self.logs.error("budgets_not_seeded", reason="the ledger did not catch up in time: spending is counted from now on")
+            return
+        await self._seed(self.settings)
+
+    async def _seed(self, settings: Settings) -> None:
+        wall = self.clock.wall()
+        for client in settings.clients.values():
+            if client.budget_nusd is not None:
+                start, _ = period(client.budget_per, wall)
+                spent = await self.ledger.spent_nusd(client.name, round(start * 1000))
+                self.gateway.services.budgets.seed(client, spent, wall)
+
+    # -- the drainer's process
+
+    async def _keep_draining(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))}
+        while not self._stopping:
+            self._drainer = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "proxy.storage.drainer",
+                str(self.settings.data_dir),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment,
+            )
+            assert self._drainer.stdout is not None
+            if await self._drainer.stdout.readline():
+                self._caught_up.set()
+            code = await self._drainer.wait()
+            if not self._stopping:
+                self.logs.error("drainer_stopped", code=code, next="started again")
+                await asyncio.sleep(DRAINER_RESTART_S)
+
+    async def _stop_drainer(self) -> None:
+        """Its standard input ends, it takes in what is left and goes; what it does not manage stays in the journal."""
+        drainer = self._drainer
+        if drainer is None or drainer.returncode is not None:
+            return
+        assert drainer.stdin is not None
+        drainer.stdin.close()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await drainer.wait()
+        except TimeoutError:
+            drainer.kill()
+            await drainer.wait()
+
+    # -- configuration
+
+    def _apply(self, settings: Settings) -> None:
+        before = self.settings
+        self.settings = self.gateway.settings = settings
+        self._config_problem = None
+        services = self.gateway.services
+        hits = services.redact.hits
+        services.redact = Redactor(settings.secrets())
+        services.redact.hits = hits
+        self.logs.set_redactor(services.redact)
+        self.logs.set_level(settings.server.log_level)
+        services.budgets.keep(settings.clients)
+        self.metrics.config_reloaded(True)
+        self.logs.info("config_reloaded", hash=settings.hash)
+        for what in _needs_restart(before, settings):
+            self.logs.warning("config_needs_restart", key=what)
+        self._tasks.append(asyncio.create_task(self._seed(settings)))
+        self._tasks = [task for task in self._tasks if not task.done()]
+
+    def _refuse(self, error: ConfigError) -> None:
+        self._config_problem = str(error.faults[0])
+        self.metrics.config_reloaded(False)
+        for fault in error.faults:
+            self.logs.error("config_reload_failed", fault=str(fault))
+
+    # -- Surroundings
+
+    async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
+        self._lag_s = (await self.ledger.ledger_lag(self.clock.wall())).seconds
+        return self.metrics.render(openmetrics)
+
+    def readiness(self) -> Readiness:
+        reasons = ["draining"] if self.gateway.draining else []
+        if not self.journal.healthy:
+            reasons.append("the ledger's disk is full or cannot be written")
+        notes = []
+        if self._config_problem is not None:
+            notes.append(f"the configuration file is broken, the last good one is in force: {self._config_problem}")
+        if self.gateway.services.prices.problem is not None:
+            notes.append(self.gateway.services.prices.problem)
+        return Readiness(reasons, notes)
+
+    def _deployment_states(self) -> list[DeploymentState]:
+        now = self.clock.monotonic()
+        return [
+            DeploymentState(s.provider, s.label, s.circuit, s.cooldown_s, s.latched is not None)
+            for s in self.gateway.services.deployments.snapshot(now)
+        ]
+
+
+def _needs_restart(before: Settings, after: Settings) -> list[str]:
+    """Keys that are read once, at the start."""
+    pairs = {
+        "data_dir": (before.data_dir, after.data_dir),
+        "server.host": (before.server.host, after.server.host),
+        "server.port": (before.server.port, after.server.port),
+    }
+    return [name for name, (old, new) in pairs.items() if old != new]
+
+
+__all__ = ["JournalError", "Runtime", "SystemClock"]

@@ -1,0 +1,57 @@
+"""What the server says when it is ready: who can answer, who cannot and why, and a line to paste."""
+
+from __future__ import annotations
+
+from proxy.config.settings import Settings
+from proxy.core.target import Provider
+
+
+def banner(settings: Settings, *, version: str, host: str, port: int, started_ms: float) -> str:
+    """Plain text. Of a key it shows its last four characters at most."""
+    url = f"http://{_shown_host(host)}:{port}"
+    lines = [f"Tollbridge {version} is ready after {started_ms:.0f} ms: {url}/v1  (the ledger is in {settings.data_dir})", ""]
+    usable = [p for p in settings.providers.values() if p.enabled]
+    skipped = [p for p in settings.providers.values() if not p.enabled]
+    lines += [f"  ready    {p.name:<12} {_keys(p)}" for p in usable]
+    lines += [f"  skipped  {p.name:<12} {p.disabled}" for p in skipped]
+    lines.append("")
+    lines += [f"  chain    {_chain(settings, name)}" for name in settings.chains]
+    lines.append("")
+    if settings.auth_none:
+        lines.append("  Auth is off everywhere (`auth: none`): whoever reaches this address may use it.")
+    elif not settings.clients:
+        lines.append(
+            "  No clients are listed, so every program on this machine may call; list them under `clients:` to ask for keys."
+        )
+    lines += [f"  ! {warning}" for warning in settings.warnings]
+    model = _first_model(settings)
+    auth = " -H 'Authorization: Bearer YOUR_KEY'" if settings.clients and not settings.auth_none else ""
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    lines += [
+        "  Try it:",
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{auth} -d '{body}'",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _keys(provider: Provider) -> str:
+    tails = [credential.secret.tail() for credential in provider.credentials if credential.secret is not None]
+    return f"key {', '.join(tails)}" if tails else "needs no key"
+
+
+def _chain(settings: Settings, name: str) -> str:
+    targets = settings.chains[name].targets
+    return f"{name:<12} " + " -> ".join([t.name if t.provider.enabled and t.disabled is None else f"({t.name})" for t in targets])
+
+
+def _first_model(settings: Settings) -> str:
+    """The first chain that can answer at all."""
+    models = settings.listed_models()
+    return models[0][0] if models else "demo/chat"
+
+
+def _shown_host(host: str) -> str:
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - shown, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,204 @@
+"""The ASGI routes of the API itself: completions over the ASGI sink, models, liveness, readiness, metrics.
+
+Routes are a table with the scope that each needs; `Routes` turns it into Starlette's, and a test walks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import orjson
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from proxy.core.errors import MethodNotAllowed, ModelNotFound, NotFound, ProxyError, RequestTooLarge
+from proxy.dialects.openai_request import checked_model, error_object
+from proxy.engine.control import Control
+from proxy.engine.relay import error_headers
+from proxy.server.gateway import Gateway
+from proxy.server.guard import Scope
+from proxy.server.sink import AsgiSink, watch_for_hangup
+
+JSON = [(b"content-type", b"application/json")]
+# of every answer that a browser might read
+SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request off the fast lane, as an endpoint sees it."""
+
+    gateway: Gateway
+    request: Request
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One line of the route table."""
+
+    path: str
+    scope: Scope
+    handler: Handler | None  # None: completions, which write through a sink
+    method: str = "GET"
+
+
+def json_answer(value: object, status: int = 200) -> Answer:
+    return Answer(status, orjson.dumps(value))
+
+
+class Endpoint:
+    """An ASGI application for one declared route: guard, handler, errors in OpenAI's shape."""
+
+    def __init__(self, declared: Declared) -> None:
+        self.declared = declared
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        gateway: Gateway = scope["state"]["gateway"]
+        declared = self.declared
+        sink = AsgiSink(send)
+        request_id = gateway.new_id()
+        headers = dict(scope["headers"])
+        peer = scope["client"][0] if scope.get("client") else None
+        try:
+            if scope["method"] != declared.method and not (scope["method"] == "HEAD" and declared.method == "GET"):
+                raise MethodNotAllowed(f"{scope['path']} takes {declared.method}.")
+            if declared.handler is None:
+                await self._completion(gateway, scope, receive, sink, request_id)
+                return
+            if declared.scope is Scope.CLIENT:
+                gateway.guard.client(gateway.settings, headers)
+            else:
+                gateway.guard.check(declared.scope, gateway.settings, headers, peer)
+            answer = await declared.handler(Call(gateway, Request(scope, receive), request_id))
+        except ProxyError as error:
+            await sink.respond(
+                error.status, [*error_headers(request_id, error), *SAFE_HEADERS], orjson.dumps(error_object(error))
+            )
+            return
+        head = [(b"content-type", answer.content_type), (b"x-request-id", request_id.encode()), *SAFE_HEADERS]
+        await sink.respond(answer.status, head, answer.body)
+
+    async def _completion(self, gateway: Gateway, scope: AsgiScope, receive: Receive, sink: AsgiSink, request_id: str) -> None:
+        headers = dict(scope["headers"])
+        client = gateway.guard.client(gateway.settings, headers)
+        body = await _read_body(receive, gateway.settings.server.max_body_bytes)
+        if body is None:
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        control = Control(task)
+        watcher = asyncio.create_task(watch_for_hangup(receive, control))
+        try:
+            await gateway.chat(headers, body, client, sink, control, request_id=request_id)
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes | None:
+    """The whole body, None when the caller left before it was whole. Raises RequestTooLarge."""
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise RequestTooLarge(f"The body is larger than {limit} bytes (`server.max_body`).")
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+# -- handlers
+
+
+async def list_models(call: Call) -> Answer:
+    data = [_model(name, owner) for name, owner in _visible_models(call)]
+    return json_answer({"object": "list", "data": data})
+
+
+async def show_model(call: Call) -> Answer:
+    name = unquote(call.request.path_params["model"])
+    checked_model(name)
+    for known, owner in _visible_models(call):
+        if known == name:
+            return json_answer(_model(known, owner))
+    raise ModelNotFound(f"There is no model `{name}`: GET /v1/models lists them.", param="model")
+
+
+def _visible_models(call: Call) -> list[tuple[str, str]]:
+    """What this client may use: a client limited to chains may use no direct target."""
+    settings = call.gateway.settings
+    client = call.gateway.guard.client(settings, dict(call.request.scope["headers"]))
+    models = settings.listed_models()
+    if client is not None and client.chains is not None:
+        return [(name, owner) for name, owner in models if name in client.chains]
+    return models
+
+
+def _model(name: str, owner: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+async def livez(call: Call) -> Answer:
+    return json_answer({"status": "ok"})
+
+
+async def readyz(call: Call) -> Answer:
+    readiness = call.gateway.surroundings.readiness()
+    status = 503 if readiness.reasons else 200
+    return json_answer({"ready": not readiness.reasons, "reasons": readiness.reasons, "notes": readiness.notes}, status)
+
+
+async def metrics(call: Call) -> Answer:
+    openmetrics = "application/openmetrics-text" in call.request.headers.get("accept", "")
+    body, content_type = await call.gateway.surroundings.metrics_page(openmetrics=openmetrics)
+    return Answer(200, body, content_type.encode())
+
+
+async def not_found(call: Call) -> Answer:
+    raise NotFound(f"There is nothing at {call.request.scope['path']}.")
+
+
+COMPLETIONS = [
+    Declared("/v1/chat/completions", Scope.CLIENT, None, "POST"),
+    Declared("/chat/completions", Scope.CLIENT, None, "POST"),
+]
+MODELS = [
+    Declared("/v1/models", Scope.CLIENT, list_models),
+    Declared("/models", Scope.CLIENT, list_models),
+    Declared("/v1/models/{model:path}", Scope.CLIENT, show_model),
+    Declared("/models/{model:path}", Scope.CLIENT, show_model),
+]
+PROBES = [
+    Declared("/livez", Scope.PUBLIC, livez),
+    Declared("/readyz", Scope.PUBLIC, readyz),
+    Declared("/metrics", Scope.METRICS, metrics),
+]
+FALLBACK = Declared("/{path:path}", Scope.PUBLIC, not_found)
+
+
+def routes(declared: list[Declared]) -> list[Route]:
+    """Starlette's routes for the table, every method included, so that a wrong one is told in our own shape."""
+    return [Route(line.path, Endpoint(line)) for line in declared]

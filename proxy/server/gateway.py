@@ -1,0 +1,144 @@
+"""What both doors, the protocol's fast lane and the ASGI routes, share: the configuration in force, the engine, who is being served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from proxy.config.settings import ClientSettings, Settings
+from proxy.core.chat import ChatRequest, Tags
+from proxy.core.errors import ErrorClass, Overloaded, ProxyError
+from proxy.core.ports import Sink
+from proxy.dialects.openai_request import clean_tag
+from proxy.engine.control import Control
+from proxy.engine.exchange import Exchange
+from proxy.engine.heads import Heads
+from proxy.engine.relay import Relay, error_headers
+from proxy.engine.services import Services
+from proxy.server.guard import Guard
+
+MAX_IN_FLIGHT = 4096
+
+
+class LedgerReader(Protocol):
+    """What the admin API reads; implemented by the storage."""
+
+    async def list_requests(
+        self,
+        limit: int = 100,
+        before: str | None = None,
+        *,
+        model: str | None = None,
+        provider: str | None = None,
+        client: str | None = None,
+        department: str | None = None,
+        outcome: str | None = None,
+    ) -> tuple[list[dict[str, Any]], str | None]: ...
+    async def get_request(self, request_id: str) -> dict[str, Any] | None: ...
+    async def usage(
+        self, group_by: Sequence[str], since_ms: int | None = None, until_ms: int | None = None
+    ) -> list[dict[str, Any]]: ...
+
+
+@dataclass(slots=True)
+class Readiness:
+    """`reasons` why not to send requests here, `notes` on what is wrong but does not stop service."""
+
+    reasons: list[str]
+    notes: list[str]
+
+
+class Surroundings(Protocol):
+    """What the routes off the hot path ask of the composition root."""
+
+    @property
+    def ledger(self) -> LedgerReader: ...
+    async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]: ...
+    def readiness(self) -> Readiness: ...
+
+
+HeaderMap = Mapping[bytes, bytes]
+
+
+class Gateway:
+    """`settings` is swapped whole on reload; a request keeps the one it began with."""
+
+    def __init__(self, services: Services, settings: Settings, new_id: Callable[[], str], surroundings: Surroundings) -> None:
+        self.services = services
+        self.surroundings = surroundings
+        self.settings = settings
+        self.new_id = new_id
+        self.guard = Guard(services.clock.monotonic)
+        self.heads = Heads()
+        self.draining = False
+        self.live: set[Control] = set()
+        self.max_in_flight = MAX_IN_FLIGHT
+
+    async def chat(
+        self, headers: HeaderMap, body: bytes, client: ClientSettings | None, sink: Sink, control: Control, *, request_id: str
+    ) -> None:
+        """`POST /v1/chat/completions`: answers through `sink`, whatever happens."""
+        services = self.services
+        received = services.clock.monotonic()
+        time_ms = round(services.clock.wall() * 1000)
+        live = self.live
+        try:
+            if len(live) >= self.max_in_flight:
+                services.meter.count("shed")
+                raise Overloaded(
+                    f"The proxy is serving {len(live)} requests, as many as it may; try again shortly.", retry_after_s=1
+                )
+            request = services.inbound.decode_request(body)
+        except ProxyError as error:
+            services.meter.rejected(error.code)
+            await sink.respond(error.status, error_headers(request_id, error), services.inbound.encode_error(error))
+            return
+        exchange = Exchange(
+            request_id,
+            self.settings,
+            client,
+            request,
+            tags_of(request, headers, client),
+            prefer_of(headers),
+            received,
+            time_ms,
+        )
+        live.add(control)
+        try:
+            await Relay(services, self.heads, control, exchange, sink).serve()
+        finally:
+            live.discard(control)
+
+    def cut_all(self) -> int:
+        """Ends what is still running: each gets an error event or answer, and its row. Returns how many."""
+        cut = list(self.live)
+        for control in cut:
+            control.interrupt(ErrorClass.DRAINED)
+        return len(cut)
+
+
+def tags_of(request: ChatRequest, headers: HeaderMap, client: ClientSettings | None) -> Tags:
+    """The client's stanza wins over a header, a header over `metadata`."""
+    tags = request.tags
+    for name, header in _TAG_HEADERS:
+        value = headers.get(header)
+        if value is not None:
+            setattr(tags, name, clean_tag(value.decode("utf-8", "replace")) or getattr(tags, name))
+    if client is not None:
+        tags.department = client.department or tags.department
+        tags.agent = client.agent or tags.agent
+    return tags
+
+
+_TAG_HEADERS: tuple[tuple[str, bytes], ...] = (
+    ("department", b"x-tollbridge-department"),
+    ("agent", b"x-tollbridge-agent"),
+    ("task", b"x-tollbridge-task"),
+    ("task_id", b"x-tollbridge-task-id"),
+)
+
+
+def prefer_of(headers: HeaderMap) -> str | None:
+    value = headers.get(b"x-tollbridge-prefer")
+    return value.decode("latin-1").strip() if value is not None else None

@@ -1,0 +1,115 @@
+"""Who may come in: clients' keys for the API, the admin's and the scraper's tokens for the rest. A caller is known or refused.
+
+scope     needs
+public    nothing: liveness, readiness
+client    a client's key, once `clients:` names one (Bearer, x-api-key or api-key)
+metrics   the metrics token or the admin's
+admin     the admin token; without one configured: a loopback peer that also asked for a loopback Host, so that a page whose name was
+          rebound to 127.0.0.1 gets nothing
+
+`auth: none` opens all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from proxy.config.settings import ClientSettings, Settings
+from proxy.core.errors import Forbidden, InvalidApiKey, TooManyAdminAttempts
+
+ADMIN_ATTEMPTS_PER_MINUTE = 10
+_MAX_PEERS = 10_000
+_LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
+
+
+class Scope(StrEnum):
+    PUBLIC = "public"
+    CLIENT = "client"
+    METRICS = "metrics"
+    ADMIN = "admin"
+
+
+class Guard:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._wrong: OrderedDict[str, list[float]] = OrderedDict()
+
+    def client(self, settings: Settings, headers: Mapping[bytes, bytes]) -> ClientSettings | None:
+        """Who calls the API; None where nobody has to say. Raises InvalidApiKey, Forbidden."""
+        if not settings.clients_by_digest:
+            if b"origin" in headers and not settings.auth_none:
+                _refuse_foreign_page(settings, headers[b"origin"])
+            return None
+        key = _presented(headers)
+        if key is None:
+            raise InvalidApiKey("No API key was sent: set it as `Authorization: Bearer …`.")
+        digest = hashlib.sha256(key).digest()
+        found = settings.clients_by_digest.get(digest)
+        if found is None or not any(hmac.compare_digest(digest, known) for known in found.key_digests):
+            raise InvalidApiKey("This API key is not known here: use one of those listed under `clients:`.")
+        return found
+
+    def check(self, scope: Scope, settings: Settings, headers: Mapping[bytes, bytes], peer: str | None) -> None:
+        """For `admin` and `metrics`. Raises InvalidApiKey, Forbidden, TooManyAdminAttempts."""
+        if scope is Scope.PUBLIC or settings.auth_none:
+            return
+        tokens = [settings.admin_token] if settings.admin_token is not None else []
+        if scope is Scope.METRICS and settings.metrics_token is not None:
+            tokens.append(settings.metrics_token)
+        if not tokens:
+            if not _is_loopback(peer) or _host_name(headers.get(b"host", b"")) not in _LOOPBACK_HOSTS:
+                raise Forbidden(
+                    "Without `auth.admin_token` this answers only on loopback, asked for as localhost, 127.0.0.1 or [::1]."
+                )
+            return
+        presented = _presented(headers)
+        if presented is not None and any(hmac.compare_digest(presented, token.reveal().encode()) for token in tokens):
+            return
+        self._count_wrong(peer or "?")
+        raise InvalidApiKey("This needs the admin token, as `Authorization: Bearer …`.")
+
+    def _count_wrong(self, peer: str) -> None:
+        now = self._monotonic()
+        recent = [at for at in self._wrong.pop(peer, []) if now - at < 60]
+        if len(recent) < ADMIN_ATTEMPTS_PER_MINUTE:
+            recent.append(now)
+            self._wrong[peer] = recent
+            if len(self._wrong) > _MAX_PEERS:
+                self._wrong.popitem(last=False)
+            return
+        self._wrong[peer] = recent
+        raise TooManyAdminAttempts("Too many wrong tokens from this address.", retry_after_s=60 - (now - recent[0]))
+
+
+def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
+    value = headers.get(b"authorization")
+    if value is not None:
+        scheme, _, key = value.partition(b" ")
+        return key.strip() or None if scheme.lower() == b"bearer" else None
+    return headers.get(b"x-api-key") or headers.get(b"api-key")
+
+
+def _refuse_foreign_page(settings: Settings, origin: bytes) -> None:
+    """Open on loopback is meant for programs, not for any web page that the same person happens to have open."""
+    text = origin.decode("latin-1")
+    url = urlsplit(text)
+    if url.scheme in ("http", "https") and url.hostname not in _LOOPBACK_HOSTS and text not in settings.server.cors_origins:
+        raise Forbidden(
+            "A page of another origin may not call this proxy: list it under `server.cors_origins`, or require keys with `clients:`."
+        )
+
+
+def _is_loopback(peer: str | None) -> bool:
+    return peer is not None and (peer.startswith("127.") or peer in ("::1", "::ffff:127.0.0.1", "localhost", "testclient"))
+
+
+def _host_name(host: bytes) -> str:
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0]

@@ -1,0 +1,425 @@
+"""The fast lane: uvicorn's HTTP protocol class, which answers the completion routes itself and hands everything else to ASGI unchanged.
+
+It also holds what an ASGI application comes too late for: deadlines for headers and bodies, limits on their size, and the few forms of a
+request that two servers might read differently.
+
+    idle -> head -> body -> answering -> idle        deadlines: keep-alive, 10 s, 30 s and a least rate, the engine's own
+
+uvicorn keeps one cycle a request and starts it by `run_asgi`; `FastCycle` is such a cycle that runs the engine instead of an application,
+so pipelining, task tracking and graceful shutdown stay uvicorn's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, NoReturn
+
+import httptools
+import orjson
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from proxy.config.settings import ClientSettings
+from proxy.core.deadlines import NEVER
+from proxy.core.errors import (
+    BadHttp,
+    HeadersTooLarge,
+    InternalError,
+    ProxyError,
+    RequestTooLarge,
+    SlowClient,
+    UnsupportedMediaType,
+    UriTooLong,
+)
+from proxy.core.ports import HeaderList
+from proxy.dialects.openai_request import error_object
+from proxy.engine.control import Control
+from proxy.engine.relay import error_headers
+from proxy.server.gateway import Gateway
+
+HEAD_S = 10.0
+BODY_S = 30.0
+BODY_GRACE_S = 5.0
+BODY_BYTES_PER_S = 1024
+KEEP_ALIVE_S = 75.0
+LINGER_S = 1.0
+MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADERS = 100
+MAX_URL_BYTES = 8 * 1024
+MAX_PIPELINED = 8
+HOT_PATHS = frozenset((b"/v1/chat/completions", b"/chat/completions"))
+
+
+class FastCycle:
+    """One completion on the fast lane: collects the body, runs the engine, and is the engine's `Sink`."""
+
+    __slots__ = (
+        "_chunked",
+        "_client",
+        "_head",
+        "_headers",
+        "_protocol",
+        "body",
+        "control",
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "queued",
+        "request_id",
+        "response_complete",
+        "response_started",
+    )
+
+    def __init__(
+        self,
+        protocol: FastProtocol,
+        headers: dict[bytes, bytes],
+        client: ClientSettings | None,
+        *,
+        request_id: str,
+        keep_alive: bool,
+        http_11: bool,
+    ) -> None:
+        self._protocol = protocol
+        self._headers = headers
+        self._client = client
+        self._chunked = http_11
+        self._head = b""
+        self.request_id = request_id
+        self.keep_alive = keep_alive
+        self.control: Control | None = None
+        self.body: bytearray | bytes = b""
+        self.more_body = True
+        self.queued = False
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self.message_event = _NO_EVENT  # uvicorn sets it to wake an application; nothing waits for it here
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """Started by uvicorn as a task of its own; the application is not asked."""
+        task = asyncio.current_task()
+        assert task is not None
+        control = self.control = Control(task)
+        if self.disconnected:
+            return
+        protocol = self._protocol
+        try:
+            await protocol.gateway.chat(self._headers, bytes(self.body), self._client, self, control, request_id=self.request_id)
+        except asyncio.CancelledError:
+            if control.cause() is None:
+                raise
+        except Exception as fault:  # noqa: BLE001 - the reason follows
+            # the last line of defence: a fault of our own costs this request, never the process
+            protocol.gateway.services.log.error("internal_error", request_id=self.request_id, fault=repr(fault)[:500])
+            if not self.response_started and not self.disconnected:
+                error = InternalError("The proxy failed on this request.")
+                await self.respond(500, error_headers(self.request_id, error), orjson.dumps(error_object(error)))
+        finally:
+            if not self.response_complete and not self.disconnected:
+                protocol.transport.abort()
+
+    # -- Sink
+
+    async def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
+        self.response_started = True
+        self._send(b"%bcontent-length: %d\r\n\r\n%b" % (self._render(status, headers), len(body), body))
+        self._complete()
+
+    def start(self, status: int, headers: HeaderList) -> None:
+        self.response_started = True
+        if self._chunked:
+            self._head = self._render(status, headers) + b"transfer-encoding: chunked\r\n\r\n"
+        else:
+            self.keep_alive = False
+            self._head = self._render(status, headers) + b"\r\n"
+
+    async def write(self, data: bytes) -> None:
+        if self._chunked:
+            data = b"%b%x\r\n%b\r\n" % (self._head, len(data), data)
+        elif self._head:
+            data = self._head + data
+        self._head = b""
+        self._send(data)
+        flow = self._protocol.flow
+        if flow.write_paused:
+            await flow.drain()
+
+    async def finish(self, data: bytes = b"") -> None:
+        if not self._chunked:
+            data = self._head + data
+        elif data:
+            data = b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(data), data)
+        else:
+            data = self._head + b"0\r\n\r\n"
+        self._head = b""
+        self._send(data)
+        self._complete()
+
+    def abort(self) -> None:
+        self.response_complete = True
+        if not self.disconnected:
+            self._protocol.transport.abort()
+
+    def _render(self, status: int, headers: HeaderList) -> bytes:
+        parts = [STATUS_LINE[status]]
+        parts += [b"%b: %b\r\n" % pair for pair in headers]
+        parts += [b"%b: %b\r\n" % pair for pair in self._protocol.server_state.default_headers]
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        return b"".join(parts)
+
+    def _send(self, data: bytes) -> None:
+        if not self.disconnected:
+            self._protocol.transport.write(data)
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        protocol = self._protocol
+        if self.disconnected:
+            return
+        if self.more_body:
+            # answered before the whole request was read: what still comes is not another request
+            protocol.linger()
+        elif not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
+
+
+class FastProtocol(HttpToolsProtocol):
+    """Given to uvicorn as `http=`. The gateway comes with the application's lifespan state."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        gateway: Gateway = app_state["gateway"]
+        self.gateway = gateway
+        self.deadline = NEVER
+        self._monotonic = gateway.services.clock.monotonic
+        self._header_bytes = 0
+        self._body_bytes = 0
+        self._reading_since: float | None = None  # a request has begun to arrive and is not whole
+        self._in_body = False
+        self._refusal: ProxyError | None = None
+        self._lingering = False
+        self._fast: FastCycle | None = None  # whose body is arriving
+
+    # -- connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.server = get_local_addr(transport)
+        self.client = get_remote_addr(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
+        self.deadline = self._monotonic() + HEAD_S
+        self.gateway.services.deadlines.watch(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gateway.services.deadlines.forget(self)
+        cycles: list[Any] = [self.cycle, *[cycle for cycle, _ in self.pipeline]]
+        self.pipeline.clear()
+        for cycle in cycles:
+            if isinstance(cycle, FastCycle) and not cycle.response_complete:
+                cycle.disconnected = True
+                if cycle.control is not None:
+                    cycle.control.client_gone()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            refusal = self._refusal or BadHttp("The request could not be read as HTTP/1.1.")
+            self._refuse(refusal)
+            return
+        except httptools.HttpParserUpgrade:
+            self._refuse(BadHttp("Upgrades are not served here."))
+            return
+        if self._reading_since is None:
+            return
+        if self.deadline == NEVER or not self._in_body:
+            # the first piece of something longer: from now on it has its time to arrive
+            self.deadline = self._reading_since + (BODY_GRACE_S if self._in_body else HEAD_S)
+
+    def expire(self, now: float) -> None:
+        """The deadline of whatever state the connection is in has passed."""
+        self.deadline = NEVER
+        since = self._reading_since
+        if since is None:
+            if not self._answering():
+                self.transport.close()  # idle, or lingering long enough
+            return
+        spent = now - since
+        if self._in_body and spent < BODY_S and self._body_bytes >= BODY_BYTES_PER_S * spent:
+            self.deadline = now + 1.0
+            return
+        self.gateway.services.meter.count("slow_client")
+        self._refuse(SlowClient("The request took too long to arrive."))
+
+    # -- parser callbacks
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self._header_bytes = 0
+        self._body_bytes = 0
+        self._in_body = False
+        self._fast = None
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._stop(BadHttp("Too many requests were sent ahead on one connection."))
+        self._reading_since = self._monotonic()
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > MAX_URL_BYTES:
+            self._stop(UriTooLong(f"The URL is longer than {MAX_URL_BYTES} bytes."))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self.headers
+        headers.append((name.lower(), value))
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEADER_BYTES or len(headers) > MAX_HEADERS:
+            self._stop(HeadersTooLarge(f"At most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of them are taken."))
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        headers = dict(self.headers)
+        url = self.url
+        if url[:1] != b"/" or b"\\" in url:
+            self._stop(BadHttp("The request target must be a path."))
+        http_version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and http_version == "1.1"):
+            self._stop(BadHttp("There must be one Host header."))
+        gateway = self.gateway
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > gateway.settings.server.max_body_bytes:
+            self._stop(self._too_large())
+        path, _, _ = url.partition(b"?")
+        if path not in HOT_PATHS or self.parser.get_method() != b"POST":
+            self._to_asgi()
+            return
+        if b"content-encoding" in headers:
+            self._stop(UnsupportedMediaType("Compressed requests are not taken: send the body as it is."))
+        try:
+            client = gateway.guard.client(gateway.settings, headers)
+        except ProxyError as error:
+            self._stop(error)
+        if headers.get(b"expect", b"").lower() == b"100-continue":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        keep_alive = http_version != "1.0" and self.parser.should_keep_alive() and not gateway.draining
+        self._fast = FastCycle(
+            self, headers, client, request_id=gateway.new_id(), keep_alive=keep_alive, http_11=http_version == "1.1"
+        )
+
+    def _to_asgi(self) -> None:
+        """The rest of uvicorn's own way for a request, from a scope with the headers that were collected."""
+        headers, url, expect = self.headers, self.url, False
+        super().on_message_begin()
+        for pair in headers:
+            self.headers.append(pair)
+            expect = expect or pair == (b"expect", b"100-continue")
+        self.url, self.expect_100_continue = url, expect
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > self.gateway.settings.server.max_body_bytes:
+            self._stop(self._too_large())
+        fast = self._fast
+        if fast is None:
+            super().on_body(body)
+        elif not fast.body:
+            fast.body = body  # most come in one piece, which is not copied again
+        elif isinstance(fast.body, bytearray):
+            fast.body += body
+        else:
+            fast.body = bytearray(fast.body) + body
+
+    def on_message_complete(self) -> None:
+        self._reading_since = None
+        self._in_body = False
+        self.deadline = NEVER
+        fast = self._fast
+        if fast is None:
+            super().on_message_complete()
+            return
+        self._fast = None
+        fast.more_body = False
+        idle = not self._answering()
+        self.cycle = fast  # type: ignore[assignment]
+        if idle:
+            self._start_asgi_task(fast, self.app)  # type: ignore[arg-type]
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((fast, self.app))  # type: ignore[arg-type]
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self._reading_since is None and not self._lingering:
+            self.deadline = self._monotonic() + KEEP_ALIVE_S
+
+    def _answering(self) -> bool:
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn's annotation says
+        return cycle is not None and not cycle.response_complete
+
+    # -- refusing
+
+    def _too_large(self) -> ProxyError:
+        return RequestTooLarge(
+            f"The body is larger than {self.gateway.settings.server.max_body_bytes} bytes (`server.max_body`)."
+        )
+
+    def _stop(self, error: ProxyError) -> NoReturn:
+        """Inside a parser callback: raising stops the parser, and what is remembered becomes the answer."""
+        self._refusal = error
+        raise error
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answers what cannot be served and reads no further. Behind answers that are still under way the connection is just cut."""
+        self._refusal = None
+        if self._answering():
+            self.transport.close()
+            return
+        self.gateway.services.meter.rejected(error.code)
+        body = orjson.dumps(error_object(error))
+        lines = [STATUS_LINE[error.status]]
+        lines += [b"%b: %b\r\n" % pair for pair in error_headers(self.gateway.new_id(), error)]
+        lines.append(b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        self.transport.write(b"".join(lines))
+        self.linger()
+
+    def linger(self) -> None:
+        """Closing while bytes are still coming would reset the connection and take the answer with it: let them come a moment, unread."""
+        self._lingering = True
+        self._reading_since = None
+        self.deadline = self._monotonic() + LINGER_S
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+class _NoEvent(asyncio.Event):
+    """Set by uvicorn on every cycle when its connection ends."""
+
+    def set(self) -> None:
+        return
+
+
+_NO_EVENT = _NoEvent()

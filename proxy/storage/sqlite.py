@@ -1,0 +1,120 @@
+"""The ledger's SQLite file: how it is opened, brought up to date and found corrupt. https://www.sqlite.org/wal.html
+
+One connection writes, for the drainer's life, and alone checkpoints; readers are read-only. A new file is made under another
+name and renamed when its schema is complete, so that a reader never meets half of one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+LEDGER = "ledger.db"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_CORRUPT = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+_BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
+_COMPANIONS = ("", "-wal", "-shm")
+
+
+class LedgerTooNew(Exception):
+    """The file was written by a later release; it is left alone."""
+
+
+def open_writer(path: Path, *, busy_timeout_s: float = 5.0) -> sqlite3.Connection:
+    """Opens the ledger for writing, made or migrated where needed. Raises sqlite3.Error and LedgerTooNew."""
+    if not path.exists():
+        _create(path)
+    connection = _connect(path, busy_timeout_s)
+    try:
+        _migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def reader_uri(path: Path) -> str:
+    return f"{path.absolute().as_uri()}?mode=ro"
+
+
+def is_corrupt(error: sqlite3.Error) -> bool:
+    return _primary_code(error) in _CORRUPT
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    return _primary_code(error) in _BUSY
+
+
+def quick_check(path: Path) -> str | None:
+    """The first fault of the file, None when there is none. Reads all of it; meant to run beside the writer."""
+    try:
+        connection = sqlite3.connect(reader_uri(path), uri=True)
+        try:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        return str(error) if is_corrupt(error) else None
+    return None if verdict == "ok" else str(verdict)
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Renames the file and its companions; returns the new name."""
+    aside = path.with_name(path.name + suffix)
+    for companion in _COMPANIONS:
+        try:
+            os.rename(f"{path}{companion}", f"{aside}{companion}")
+        except FileNotFoundError:
+            continue
+    return aside
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    born = path.with_name(path.name + ".new")
+    for companion in _COMPANIONS:
+        Path(f"{born}{companion}").unlink(missing_ok=True)
+    os.close(os.open(born, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    connection = _connect(born, 5.0)
+    try:
+        _migrate(connection)
+    finally:
+        connection.close()
+    for companion in _COMPANIONS:
+        Path(f"{path}{companion}").unlink(missing_ok=True)  # a log left over from another file would be replayed into this one
+    os.rename(born, path)
+
+
+def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a drained segment may be deleted: the commit must be on the disk
+        connection.execute("PRAGMA cache_size = -8000")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Runs each `NNNN_name.sql` beyond `user_version`, every one in a transaction of its own."""
+    scripts = {int(script.name[:4]): script for script in sorted(_MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))}
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > max(scripts):
+        raise LedgerTooNew(f"the ledger is at version {version}, this program knows {max(scripts)}")
+    for number, script in scripts.items():
+        if number > version:
+            sql = script.read_text(encoding="utf-8")
+            try:
+                connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\nCOMMIT;")
+            except sqlite3.Error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -1,0 +1,151 @@
+"""Every metric that there is: name, kind, labels, meaning. `docs/metrics.md` is held to this table by a test.
+
+Labels come from the configuration and from closed lists, never from what a caller sent. `model` is the model's name where the
+configuration lists it, else `other`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.core.errors import ErrorClass, ProxyError
+
+Kind = Literal["counter", "gauge", "histogram", "summary"]
+
+REQUEST_OUTCOMES = ("ok", "failed", "rejected", "interrupted", "client_gone")
+ATTEMPT_OUTCOMES = ("ok", *(member.value for member in ErrorClass))
+TOKEN_KINDS = ("input", "cached_input", "cache_write", "output", "reasoning", "input_audio", "output_audio")
+CIRCUIT_STATES = {"closed": 0, "half_open": 1, "open": 2}
+
+# `other`: an event without a name here, which a test of the code rules out
+EVENTS = (
+    "auth_latched",
+    "bad_retry_after",
+    "bad_utf8",
+    "chain_exhausted",
+    "clock_step",
+    "config_error",
+    "drained_cut",
+    "internal_error",
+    "ledger_corrupt",
+    "ledger_record_lost",
+    "malformed_event",
+    "missing_done",
+    "other",
+    "probes",
+    "recovered",
+    "redirect",
+    "budget_exhausted",
+    "shed",
+    "slow_client",
+    "slow_reader",
+    "stale_retry",
+    "usage_suspect",
+    "warned_failover",
+)
+# why a request is refused before any attempt: an error code, or a limit of the HTTP layer
+REJECTED = "rejected_"
+
+
+def rejection_reasons() -> frozenset[str]:
+    """The code of every error that a caller can be answered with, and the limits that answer before there is a request."""
+    found = {"size", "smuggle", "other"}
+    classes = [ProxyError]
+    while classes:
+        cls = classes.pop()
+        found.add(cls.code)
+        classes += cls.__subclasses__()
+    return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """`name` as it is exposed: with `_total` for a counter."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+
+_TABLE = (
+    Family(
+        "tollbridge_requests_total", "counter", ("chain", "outcome", "stream"), "Requests that have ended, by what came of them."
+    ),
+    Family("tollbridge_requests_in_flight", "gauge", (), "Requests that are being served now."),
+    Family(
+        "tollbridge_request_duration_seconds",
+        "histogram",
+        ("chain", "stream"),
+        "From a request's first byte to its answer's last.",
+    ),
+    Family(
+        "tollbridge_request_first_token_seconds",
+        "histogram",
+        ("chain",),
+        "What callers waited for the first content, failed attempts included.",
+    ),
+    Family(
+        "tollbridge_overhead_seconds",
+        "histogram",
+        (),
+        "The proxy's own share of a request: its time without the waiting for upstreams and clients.",
+    ),
+    Family(
+        "tollbridge_rejected_total",
+        "counter",
+        ("reason",),
+        "Requests refused before any attempt, by the error code of the answer, `size` or `smuggle`.",
+    ),
+    Family(
+        "tollbridge_attempts_total",
+        "counter",
+        ("provider", "model", "outcome"),
+        "Attempts at a provider that have ended: ok, or the error class.",
+    ),
+    Family("tollbridge_attempt_duration_seconds", "summary", ("provider", "model"), "How long attempts took."),
+    Family("tollbridge_first_token_seconds", "histogram", ("provider", "model"), "From an attempt's begin to its first content."),
+    Family(
+        "tollbridge_failovers_total",
+        "counter",
+        ("from", "to", "reason"),
+        "Moves from one target to the next, by the error class that caused them.",
+    ),
+    Family(
+        "tollbridge_tokens_total",
+        "counter",
+        ("provider", "model", "kind"),
+        "Tokens consumed. Kinds other than input and output are parts of those two.",
+    ),
+    Family(
+        "tollbridge_cost_usd_total", "counter", ("provider", "model"), "US dollars that attempts with a known price have cost."
+    ),
+    Family(
+        "tollbridge_unpriced_requests_total",
+        "counter",
+        ("provider", "model"),
+        "Attempts that consumed tokens for which no price is known.",
+    ),
+    Family(
+        "tollbridge_circuit_state", "gauge", ("provider", "model"), "0 closed, 1 half open, 2 open; the worst of several keys."
+    ),
+    Family(
+        "tollbridge_cooldown_seconds",
+        "gauge",
+        ("provider", "model"),
+        "Seconds until a rate limit is over, 0 without one; the longest of several keys.",
+    ),
+    Family("tollbridge_latched", "gauge", ("provider", "model"), "1 while a bad key or an unknown model keeps a target out."),
+    Family("tollbridge_events_total", "counter", ("event",), "Oddities worth an alert or a look, see the list below."),
+    Family("tollbridge_redactions_total", "counter", (), "Secrets taken out of text on its way to a log, a row or an answer."),
+    Family("tollbridge_log_lines_dropped_total", "counter", (), "Log lines that nobody took: standard error was closed or full."),
+    Family("tollbridge_ledger_lag_seconds", "gauge", (), "Age of the oldest journal record that the database does not hold yet."),
+    Family("tollbridge_ledger_errors_total", "counter", (), "Journal writes that failed."),
+    Family("tollbridge_config_last_reload_successful", "gauge", (), "0 while a broken file is being ignored."),
+    Family("tollbridge_config_reloads_total", "counter", ("result",), "Configuration reloads: ok or error."),
+    Family("tollbridge_config_info", "gauge", ("hash",), "The configuration in force, as in the ledger's rows."),
+    Family("tollbridge_build_info", "gauge", ("version", "python"), "What is running."),
+    Family("tollbridge_draining", "gauge", (), "1 from the signal to stop until the end."),
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _TABLE}

@@ -1,0 +1,428 @@
+"""What is counted, and how it is shown to Prometheus.
+
+Counting is plain: one dict look-up to an object with slots, then additions; no locks, since everything counts on the event
+loop. Only a scrape builds metric families, through a collector of prometheus_client.
+
+The number of series is bounded at MAX_SERIES. Label values come from the configuration, which can be large too: what no longer
+fits is counted under `other`, so that sums stay right.
+Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and https://prometheus.io/docs/specs/om/open_metrics_spec/
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxy.core.money import NUSD_PER_USD
+from proxy.core.usage import Usage
+from proxy.core.version import VERSION
+from proxy.telemetry.families import (
+    ATTEMPT_OUTCOMES,
+    CIRCUIT_STATES,
+    EVENTS,
+    FAMILIES,
+    REJECTED,
+    REQUEST_OUTCOMES,
+    TOKEN_KINDS,
+    rejection_reasons,
+)
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
+
+MAX_SERIES = 5_000
+MAX_GAUGED_DEPLOYMENTS = 300
+OTHER = "other"
+
+_DURATION_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0)
+_FIRST_TOKEN_BOUNDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0)
+_OVERHEAD_BOUNDS = (0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_5, 0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.5)
+
+
+class DeploymentState(NamedTuple):
+    """One (provider, credential, model) as it stands now. `model` is the target's label, `circuit` a key of CIRCUIT_STATES."""
+
+    provider: str
+    model: str
+    circuit: str
+    cooldown_s: float
+    latched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where a scrape reads what others know. Each is called once per scrape and must be quick."""
+
+    deployments: Callable[[], Iterable[DeploymentState]] = tuple
+    ledger_lag_s: Callable[[], float] = float
+    ledger_errors: Callable[[], int] = int
+    config_hash: Callable[[], str] = str
+    draining: Callable[[], bool] = bool
+    redactions: Callable[[], int] = int
+    log_lines_dropped: Callable[[], int] = int
+
+
+class _Histogram:
+    """Counts per bucket, not cumulated; the last one is above every bound."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def series(self) -> int:
+        return len(self.counts) + 2
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        result: list[tuple[str, float]] = []
+        total = 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            total += count
+            result.append(("+Inf" if bound == float("inf") else repr(bound), total))
+        return result
+
+
+class _Requests:
+    """Requests of one (chain, outcome, stream). The histograms are shared with its siblings."""
+
+    __slots__ = ("count", "duration", "first_token")
+
+    def __init__(self, duration: _Histogram, first_token: _Histogram) -> None:
+        self.count = 0
+        self.duration = duration
+        self.first_token = first_token
+
+
+class _Deployment:
+    """What is known of one (provider, model)."""
+
+    __slots__ = ("attempts", "cost_nusd", "duration_s", "first_token", "tokens", "unpriced")
+    SERIES = 2 + len(_FIRST_TOKEN_BOUNDS) + 3 + len(TOKEN_KINDS) + 2
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.duration_s = 0.0
+        self.first_token = _Histogram(_FIRST_TOKEN_BOUNDS)
+        self.tokens = [0] * len(TOKEN_KINDS)
+        self.cost_nusd = 0
+        self.unpriced = 0
+
+
+# kept free for what counts under OTHER: a deployment, failovers, a chain with and without streaming
+_SERIES_OF_OTHER = (
+    _Deployment.SERIES
+    + 2 * len(ATTEMPT_OUTCOMES)
+    + 2 * (len(REQUEST_OUTCOMES) + len(_DURATION_BOUNDS) + 3)
+    + len(_FIRST_TOKEN_BOUNDS)
+    + 3
+)
+
+
+class _Attempts:
+    """Attempts of one (provider, model, outcome)."""
+
+    __slots__ = ("count", "deployment")
+
+    def __init__(self, deployment: _Deployment) -> None:
+        self.count = 0
+        self.deployment = deployment
+
+
+class Metrics:
+    """Everything that is counted in this process. Not for use by two threads."""
+
+    def __init__(self, sources: Sources | None = None) -> None:
+        self.sources = sources or Sources()
+        self.in_flight = 0
+        self.config_loaded = True
+        self._overhead = _Histogram(_OVERHEAD_BOUNDS)
+        self._requests: dict[tuple[str, str, bool], _Requests] = {}
+        self._durations: dict[tuple[str, bool], _Histogram] = {}
+        self._first_tokens: dict[str, _Histogram] = {}
+        self._attempts: dict[tuple[str, str, str], _Attempts] = {}
+        self._deployments: dict[tuple[str, str], _Deployment] = {}
+        self._failovers: dict[tuple[str, str, str], int] = {}
+        self._rejected: dict[str, int] = dict.fromkeys(sorted(rejection_reasons()), 0)
+        self._events: dict[str, int] = dict.fromkeys(EVENTS, 0)
+        self._reloads = {"ok": 0, "error": 0}
+        self._registry: CollectorRegistry | None = None
+        always = len(self._rejected) + len(self._events) + self._overhead.series + 40
+        self._series = always + 3 * (MAX_GAUGED_DEPLOYMENTS + 1) + _SERIES_OF_OTHER
+
+    # The hot path: one call each per request or attempt.
+
+    def request_started(self) -> None:
+        self.in_flight += 1
+
+    def request_ended(
+        self,
+        chain: str,
+        outcome: str,
+        stream: bool,
+        duration_s: float,
+        first_token_s: float | None,
+        overhead_s: float | None,
+    ) -> None:
+        self.in_flight -= 1
+        requests = self._requests.get((chain, outcome, stream)) or self._new_requests(chain, outcome, stream)
+        requests.count += 1
+        histogram = requests.duration
+        histogram.counts[bisect_left(_DURATION_BOUNDS, duration_s)] += 1
+        histogram.sum += duration_s
+        if first_token_s is not None:
+            histogram = requests.first_token
+            histogram.counts[bisect_left(_FIRST_TOKEN_BOUNDS, first_token_s)] += 1
+            histogram.sum += first_token_s
+        if overhead_s is not None:
+            histogram = self._overhead
+            histogram.counts[bisect_left(_OVERHEAD_BOUNDS, overhead_s)] += 1
+            histogram.sum += overhead_s
+
+    def attempt_ended(
+        self,
+        provider: str,
+        model: str,
+        outcome: str,
+        duration_s: float,
+        first_token_s: float | None = None,
+        usage: Usage | None = None,
+        cost_nusd: int | None = None,
+    ) -> None:
+        """`outcome` is `ok` or an ErrorClass. `first_token_s` None: there was no content.
+
+        With `usage` it counts tokens and cost too, where `cost_nusd` None means that no price is known. One look-up does for all
+        what `first_token`, `tokens`, `cost` and `unpriced` do each with one of their own.
+        """
+        attempts = self._attempts.get((provider, model, outcome)) or self._new_attempts(provider, model, outcome)
+        attempts.count += 1
+        deployment = attempts.deployment
+        deployment.attempts += 1
+        deployment.duration_s += duration_s
+        if first_token_s is not None:
+            histogram = deployment.first_token
+            histogram.counts[bisect_left(_FIRST_TOKEN_BOUNDS, first_token_s)] += 1
+            histogram.sum += first_token_s
+        if usage is not None:
+            _add_tokens(deployment.tokens, usage)
+            if cost_nusd is None:
+                deployment.unpriced += 1
+            else:
+                deployment.cost_nusd += cost_nusd
+
+    def first_token(self, provider: str, model: str, seconds: float) -> None:
+        (self._deployments.get((provider, model)) or self._new_deployment(provider, model)).first_token.observe(seconds)
+
+    def tokens(self, provider: str, model: str, usage: Usage) -> None:
+        _add_tokens((self._deployments.get((provider, model)) or self._new_deployment(provider, model)).tokens, usage)
+
+    def cost(self, provider: str, model: str, nusd: int) -> None:
+        (self._deployments.get((provider, model)) or self._new_deployment(provider, model)).cost_nusd += nusd
+
+    def unpriced(self, provider: str, model: str) -> None:
+        (self._deployments.get((provider, model)) or self._new_deployment(provider, model)).unpriced += 1
+
+    # The rest happens when something is odd.
+
+    def failover(self, from_: str, to: str, reason: str) -> None:
+        key = (from_, to, reason)
+        if key not in self._failovers and not self._admit(1):
+            key = (OTHER, OTHER, reason)
+        self._failovers[key] = self._failovers.get(key, 0) + 1
+
+    def rejected(self, reason: str) -> None:
+        """`reason` is the error code of the answer, `size` or `smuggle`."""
+        self._rejected[reason if reason in self._rejected else OTHER] += 1
+
+    def count(self, event: str) -> None:
+        """`event` is one of EVENTS, or `rejected_` and the reason."""
+        if event in self._events:
+            self._events[event] += 1
+        elif event.startswith(REJECTED):
+            self.rejected(event.removeprefix(REJECTED))
+        else:
+            self._events[OTHER] += 1
+
+    def config_reloaded(self, ok: bool) -> None:
+        self.config_loaded = ok
+        self._reloads["ok" if ok else "error"] += 1
+
+    def render(self, openmetrics: bool) -> tuple[bytes, str]:
+        """The body and the content type of a scrape's answer."""
+        # prometheus_client costs a start-up 40 ms and an idle process some megabytes: a scrape pays for it
+        from prometheus_client import CollectorRegistry, ProcessCollector, exposition
+        from prometheus_client.openmetrics import exposition as openmetrics_exposition
+
+        if self._registry is None:
+            self._registry = CollectorRegistry(auto_describe=False)
+            self._registry.register(_Collector(self))
+            ProcessCollector(registry=self._registry)
+        if openmetrics:
+            body: bytes = openmetrics_exposition.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return body, openmetrics_exposition.CONTENT_TYPE_LATEST
+        return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
+
+    # New labels.
+
+    def _admit(self, series: int) -> bool:
+        if self._series + series > MAX_SERIES:
+            return False
+        self._series += series
+        return True
+
+    def _new_requests(self, chain: str, outcome: str, stream: bool) -> _Requests:
+        new_chain = chain not in self._first_tokens
+        series = 1 + (len(_FIRST_TOKEN_BOUNDS) + 3 if new_chain else 0)
+        series += len(_DURATION_BOUNDS) + 3 if (chain, stream) not in self._durations else 0
+        if chain != OTHER and not self._admit(series):
+            return self._requests.get((OTHER, outcome, stream)) or self._new_requests(OTHER, outcome, stream)
+        first_token = self._first_tokens.setdefault(chain, _Histogram(_FIRST_TOKEN_BOUNDS))
+        duration = self._durations.setdefault((chain, stream), _Histogram(_DURATION_BOUNDS))
+        return self._requests.setdefault((chain, outcome, stream), _Requests(duration, first_token))
+
+    def _new_attempts(self, provider: str, model: str, outcome: str) -> _Attempts:
+        deployment = self._deployments.get((provider, model)) or self._new_deployment(provider, model)
+        is_other = deployment is self._deployments.get((OTHER, OTHER))
+        if is_other or not self._admit(1):
+            provider = model = OTHER
+            if known := self._attempts.get((OTHER, OTHER, outcome)):
+                return known
+            deployment = self._deployments.get((OTHER, OTHER)) or self._new_deployment(OTHER, OTHER)
+        return self._attempts.setdefault((provider, model, outcome), _Attempts(deployment))
+
+    def _new_deployment(self, provider: str, model: str) -> _Deployment:
+        if provider != OTHER and not self._admit(_Deployment.SERIES):
+            provider = model = OTHER
+        return self._deployments.setdefault((provider, model), _Deployment())
+
+
+def _add_tokens(tokens: list[int], usage: Usage) -> None:
+    """In the order of TOKEN_KINDS."""
+    tokens[0] += usage.input_tokens
+    tokens[3] += usage.output_tokens
+    # mostly zero, and a look is cheaper than an addition
+    if usage.cached_input_tokens:
+        tokens[1] += usage.cached_input_tokens
+    if usage.cache_write_tokens:
+        tokens[2] += usage.cache_write_tokens
+    if usage.reasoning_tokens:
+        tokens[4] += usage.reasoning_tokens
+    if usage.input_audio_tokens:
+        tokens[5] += usage.input_audio_tokens
+    if usage.output_audio_tokens:
+        tokens[6] += usage.output_audio_tokens
+
+
+class _Collector:
+    """Turns a `Metrics` into prometheus_client's families, at a scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._requests()
+        yield from self._deployments()
+        yield from self._gauged()
+        yield from self._process()
+
+    def _requests(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        yield _simple(
+            "tollbridge_requests_total",
+            (((chain, outcome, _bool(stream)), child.count) for (chain, outcome, stream), child in metrics._requests.items()),
+        )
+        yield _simple("tollbridge_requests_in_flight", [((), metrics.in_flight)])
+        yield _histogram(
+            "tollbridge_request_duration_seconds",
+            (((chain, _bool(stream)), histogram) for (chain, stream), histogram in metrics._durations.items()),
+        )
+        yield _histogram(
+            "tollbridge_request_first_token_seconds",
+            (((chain,), histogram) for chain, histogram in metrics._first_tokens.items()),
+        )
+        yield _histogram("tollbridge_overhead_seconds", [((), metrics._overhead)])
+        yield _simple("tollbridge_rejected_total", (((reason,), count) for reason, count in metrics._rejected.items()))
+        yield _simple("tollbridge_failovers_total", metrics._failovers.items())
+
+    def _deployments(self) -> Iterator[Metric]:
+        from prometheus_client.core import SummaryMetricFamily  # as in render
+
+        known = self._metrics._deployments.items()
+        yield _simple("tollbridge_attempts_total", ((key, child.count) for key, child in self._metrics._attempts.items()))
+        family = FAMILIES["tollbridge_attempt_duration_seconds"]
+        summary = SummaryMetricFamily(family.name, family.help, labels=family.labels)
+        for key, child in known:
+            summary.add_metric(key, child.attempts, child.duration_s)
+        yield summary
+        yield _histogram("tollbridge_first_token_seconds", ((key, child.first_token) for key, child in known))
+        yield _simple(
+            "tollbridge_tokens_total",
+            (((*key, kind), count) for key, child in known for kind, count in zip(TOKEN_KINDS, child.tokens, strict=True)),
+        )
+        yield _simple("tollbridge_cost_usd_total", ((key, child.cost_nusd / NUSD_PER_USD) for key, child in known))
+        yield _simple("tollbridge_unpriced_requests_total", ((key, child.unpriced) for key, child in known))
+
+    def _gauged(self) -> Iterator[Metric]:
+        """Several keys of one target, and the targets beyond the bound, are folded into the worst of them."""
+        worst: dict[tuple[str, str], tuple[int, float, bool]] = {}
+        for state in self._metrics.sources.deployments():
+            key = (state.provider, state.model)
+            if key not in worst and len(worst) >= MAX_GAUGED_DEPLOYMENTS:
+                key = (OTHER, OTHER)
+            circuit, cooldown_s, latched = worst.get(key, (0, 0.0, False))
+            worst[key] = (
+                max(circuit, CIRCUIT_STATES[state.circuit]),
+                max(cooldown_s, state.cooldown_s),
+                latched or state.latched,
+            )
+        yield _simple("tollbridge_circuit_state", ((key, value[0]) for key, value in worst.items()))
+        yield _simple("tollbridge_cooldown_seconds", ((key, value[1]) for key, value in worst.items()))
+        yield _simple("tollbridge_latched", ((key, int(value[2])) for key, value in worst.items()))
+
+    def _process(self) -> Iterator[Metric]:
+        metrics, sources = self._metrics, self._metrics.sources
+        yield _simple("tollbridge_events_total", (((event,), count) for event, count in metrics._events.items()))
+        yield _simple("tollbridge_redactions_total", [((), sources.redactions())])
+        yield _simple("tollbridge_log_lines_dropped_total", [((), sources.log_lines_dropped())])
+        yield _simple("tollbridge_ledger_lag_seconds", [((), sources.ledger_lag_s())])
+        yield _simple("tollbridge_ledger_errors_total", [((), sources.ledger_errors())])
+        yield _simple("tollbridge_config_last_reload_successful", [((), int(metrics.config_loaded))])
+        yield _simple("tollbridge_config_reloads_total", (((result,), count) for result, count in metrics._reloads.items()))
+        yield _simple("tollbridge_config_info", [((sources.config_hash(),), 1)])
+        yield _simple("tollbridge_build_info", [((VERSION, platform.python_version()), 1)])
+        yield _simple("tollbridge_draining", [((), int(sources.draining()))])
+
+
+def _simple(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # as in render
+
+    family = FAMILIES[name]
+    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = make(family.name, family.help, labels=family.labels)
+    for labels, value in samples:
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _histogram(name: str, samples: Iterable[tuple[tuple[str, ...], _Histogram]]) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily  # as in render
+
+    family = FAMILIES[name]
+    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    for labels, histogram in samples:
+        metric.add_metric(labels, histogram.cumulated(), histogram.sum)
+    return metric
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"

@@ -1,0 +1,245 @@
+"""One HTTP/1.1 response as it arrives: bytes in, head and body out (RFC 9112). No I/O here; `connection.py` feeds it.
+
+    waiting for the head ── final head ──> body ── message complete ──> ended
+          │  ^                              │
+          └──┘ up to 8 interim 1xx          └── fault: what was received is read first, then the fault is raised
+
+Framing is httptools' (llhttp). What it leaves open is refused here: content-length beside transfer-encoding, a transfer
+coding other than `chunked`, an upgrade, heads and trailers without end. A fault is remembered as (class, message) and
+becomes an exception only where it is raised, so that no traceback keeps a connection alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import httptools
+
+from proxy.core.errors import ErrorClass, UpstreamError
+
+MAX_HEAD_BYTES = 64 * 1024  # interim heads and the final one together; trailers and chunk extensions by themselves
+MAX_HEADERS = 200
+MAX_INTERIM = 8
+HIGH_WATER_BYTES = 256 * 1024  # of body not yet read: beyond it the socket is not read either
+
+
+class Carrier(Protocol):
+    """What a response asks of the connection that it comes over."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def release(self, response: NativeResponse) -> None: ...
+
+
+class NativeResponse:
+    """`core.ports.UpstreamResponse`, and the target of the parser's callbacks."""
+
+    __slots__ = (
+        "_announced_bytes",
+        "_buffered",
+        "_carrier",
+        "_chunked",
+        "_chunks",
+        "_closed",
+        "_ended",
+        "_fault",
+        "_head_bytes",
+        "_interim",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_received",
+        "_silent_bytes",
+        "_started",
+        "_waiter",
+        "headers",
+        "keep_alive",
+        "reused",
+        "status",
+    )
+
+    def __init__(self, carrier: Carrier, loop: asyncio.AbstractEventLoop, *, reused: bool) -> None:
+        self.status = 0  # until the final head is complete
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.reused = reused
+        self.keep_alive = False  # known when the message is complete: the connection may serve again
+        self._carrier = carrier
+        self._loop = loop
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunks: list[bytes] = []
+        self._buffered = 0  # bytes in _chunks
+        self._received = 0  # body bytes so far
+        self._silent_bytes = 0  # fed since the last body byte, without one
+        self._head_bytes = 0
+        self._announced_bytes: int | None = None
+        self._interim = 0
+        self._chunked = self._started = self._ended = self._paused = self._closed = False
+        self._fault: tuple[ErrorClass, str] | None = None
+
+    # -- for the caller ------------------------------------------------------------------------------------------------
+
+    async def head(self) -> None:
+        """Returns when `status` and `headers` are there. Raises UpstreamError."""
+        if not self.status and not self._ended:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if not self.status:
+            self._raise()
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, as many as are there; `b""` at its end. Raises UpstreamError."""
+        chunks = self._chunks
+        if not chunks and not self._ended:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if chunks:
+            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            chunks.clear()
+            self._buffered = 0
+            if self._paused:
+                self._paused = False
+                self._carrier.resume()
+            return data
+        if self._fault is not None:
+            self._raise()
+        return b""
+
+    def close(self) -> None:
+        """Idempotent. A response that came whole leaves its connection to the next request, any other takes it down."""
+        if not self._closed:
+            self._closed = True
+            if not self._ended:
+                self._end((ErrorClass.RESET_STREAM, "the response was closed before its end"))
+            self._carrier.release(self)
+
+    @property
+    def complete(self) -> bool:
+        """The message has ended as its framing says; nothing more may come for it."""
+        return self._ended and self._fault is None
+
+    # -- for the connection --------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the peer. After the end of the message they make the connection unfit for another."""
+        if self._ended:
+            self.keep_alive = False
+            return
+        self._started = True
+        parser, received, status = self._parser, self._received, self.status
+        assert parser is not None  # it lives until the end
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserError as error:  # also what a callback raised, and an upgrade
+            if not self._ended:
+                self._end((ErrorClass.MALFORMED, f"not a valid HTTP/1.1 response: {error}"))
+            self.keep_alive = False
+        if not self._ended:
+            if self._received != received:
+                self._silent_bytes = 0
+                if self._buffered > HIGH_WATER_BYTES and not self._paused:
+                    self._paused = True
+                    self._carrier.pause()
+            elif self.status == status:
+                self._silent_bytes += len(data)
+                if self._silent_bytes > MAX_HEAD_BYTES:
+                    self._end((ErrorClass.MALFORMED, f"more than {MAX_HEAD_BYTES} bytes of header or trailer fields"))
+        if self._waiter is not None and (self._chunks or self._ended):
+            self._wake()
+
+    def end_of_input(self, error: Exception | None) -> None:
+        """The connection is gone: orderly (`error` None) or not."""
+        if self._ended:
+            return
+        how = "closed" if error is None else f"lost ({type(error).__name__})"
+        if not self._started and self.reused:
+            self._end((ErrorClass.STALE_RETRY, f"the pooled connection was {how} before any response byte"))
+        elif not self.status:
+            self._end((ErrorClass.RESET, f"the connection was {how} before the response's head"))
+        elif error is not None:
+            inside = ErrorClass.RESET_STREAM if self._received else ErrorClass.RESET_BODY
+            self._end((inside, f"the connection was {how} after {self._received} bytes of the body"))
+        elif self._chunked or self._announced_bytes is not None:
+            self._end((ErrorClass.TRUNCATED, f"the body ended after {self._received} bytes, before its announced end"))
+        else:
+            self._end(None)  # delimited by the close
+
+    def _end(self, fault: tuple[ErrorClass, str] | None) -> None:
+        self._ended = True
+        self._fault = fault
+        self._parser = None  # it holds our methods: a cycle
+        if self._waiter is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _raise(self) -> None:
+        error_class, message = self._fault or (ErrorClass.RESET, "no response")
+        raise UpstreamError(error_class, message)
+
+    # -- for the parser ------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            self.keep_alive = False  # bytes after the end; what they are does not matter
+            raise _Refused
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer: bounded by _silent_bytes, not kept
+        self._head_bytes += len(name) + len(value) + 4
+        if len(self.headers) >= MAX_HEADERS:
+            self._refuse(f"more than {MAX_HEADERS} header fields")
+        name, value = name.lower(), value.strip()
+        if name == b"content-length":
+            self._announced_bytes = int(value) if value.isdigit() else self._refuse("content-length is not a number")
+        elif name == b"transfer-encoding":
+            if self._chunked or value.lower() != b"chunked":
+                self._refuse("a transfer coding other than chunked")
+            self._chunked = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        if self._chunked and self._announced_bytes is not None:
+            self._refuse("both content-length and transfer-encoding")
+        if status < 200:
+            self._interim += 1
+            if status < 100 or status == 101 or self._interim > MAX_INTERIM:
+                self._refuse(f"an interim response too many or unasked ({status})")
+            return
+        if status > 599:
+            self._refuse(f"status {status}")
+        self.status = status
+        self._silent_bytes = 0
+        if self._waiter is not None:
+            self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._received += len(data)
+
+    def on_message_complete(self) -> None:
+        if not self.status:  # the end of an interim response
+            self.headers.clear()
+            self._chunked, self._announced_bytes = False, None
+            return
+        assert self._parser is not None
+        self.keep_alive = self._parser.should_keep_alive()
+        self._end(None)
+
+    def _refuse(self, why: str) -> int:
+        self._end((ErrorClass.MALFORMED, why))
+        raise _Refused
+
+
+class _Refused(Exception):
+    """Stops the parser; the fault has been noted."""

@@ -1,0 +1,150 @@
+"""Records as the engine writes them, and a data directory to put them into."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from proxy.accounting.journal import Journal
+from proxy.accounting.records import Begin, End, Progress, Record, Rejected, RequestEnd, RequestOpen
+from proxy.core.ulid import encode
+
+NOW_MS = 1_800_000_000_000  # a whole hour
+TRACE = [{"target": "groq/llama", "skipped": "no key: set GROQ_API_KEY"}, {"target": "openai/gpt-4o", "kept": True}]
+
+
+class RealClock:
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+
+class Wall:
+    """A wall clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = NOW_MS / 1000
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def request_id(number: int, time_ms: int = NOW_MS) -> str:
+    return encode(time_ms << 80 | number)
+
+
+def opened(number: int, time_ms: int = NOW_MS, **changes: Any) -> RequestOpen:
+    fields: dict[str, Any] = {
+        "id": request_id(number, time_ms),
+        "time_ms": time_ms,
+        "client": "search-agent",
+        "department": "research",
+        "agent": "search",
+        "task": "summary",
+        "task_id": None,
+        "model": "smart",
+        "chain": "smart",
+        "stream": False,
+        "config": "abcdef012345",
+    }
+    return RequestOpen(**{**fields, **changes})
+
+
+def closed(outcome: str = "ok", attempts: int = 1, **changes: Any) -> RequestEnd:
+    fields: dict[str, Any] = {
+        "outcome": outcome,
+        "http_status": 200 if outcome == "ok" else 502,
+        "attempts": attempts,
+        "duration_ms": 812.5,
+        "first_token_ms": 101.25,
+        "overhead_ms": 0.2,
+        "finish_reason": "stop" if outcome == "ok" else None,
+        "error_code": None if outcome == "ok" else "upstream_unavailable",
+        "trace": TRACE,
+        "dropped": [],
+    }
+    return RequestEnd(**{**fields, **changes})
+
+
+def begin(request: RequestOpen, n: int = 1, provider: str = "openai", at_risk_tokens: int = 100) -> Begin:
+    first = request if n == 1 else None
+    return Begin(f"{request.id}-{n}", request.id, n, request.time_ms + n, provider, "gpt-4o", "cafe0123", at_risk_tokens, first)
+
+
+def progress(request: RequestOpen, tokens: int, n: int = 1) -> Progress:
+    return Progress(f"{request.id}-{n}", tokens)
+
+
+def end(request: RequestOpen, n: int = 1, provider: str = "openai", outcome: str = "ok", **changes: Any) -> End:
+    ok = outcome == "ok"
+    fields: dict[str, Any] = {
+        "attempt_id": f"{request.id}-{n}",
+        "request_id": request.id,
+        "n": n,
+        "time_ms": request.time_ms + n,
+        "provider": provider,
+        "upstream_model": "gpt-4o",
+        "credential": "cafe0123",
+        "outcome": outcome,
+        "http_status": 200 if ok else None,
+        "error_class": None if ok else "connect",
+        "category": None if ok else "transient",
+        "error": None if ok else "connection refused",
+        "first_token_ms": 101.25 if ok else None,
+        "duration_ms": 700.5,
+        "input_tokens": 100 if ok else 0,
+        "cached_input_tokens": 20 if ok else 0,
+        "cache_write_tokens": 0,
+        "output_tokens": 50 if ok else 0,
+        "reasoning_tokens": 10 if ok else 0,
+        "input_audio_tokens": 0,
+        "output_audio_tokens": 0,
+        "usage_source": "provider" if ok else None,
+        "cost_nusd": 1_250_000 if ok else 0,
+        "price_source": "test" if ok else None,
+        "at_risk_tokens": 0,
+        "finish_reason": "stop" if ok else None,
+        "end": closed() if ok else None,
+    }
+    return End(**{**fields, **changes})
+
+
+def completion(number: int, time_ms: int = NOW_MS, **changes: Any) -> list[Record]:
+    request = opened(number, time_ms, **changes)
+    return [begin(request), end(request)]
+
+
+def failover(number: int, time_ms: int = NOW_MS, **changes: Any) -> list[Record]:
+    request = opened(number, time_ms, **changes)
+    return [
+        begin(request, provider="groq"),
+        end(request, provider="groq", outcome="failed"),
+        begin(request, 2),
+        end(request, 2, end=closed(attempts=2)),
+    ]
+
+
+def rejected(number: int, time_ms: int = NOW_MS, **changes: Any) -> Rejected:
+    return Rejected(
+        opened(number, time_ms, **changes), closed("rejected", 0, http_status=429, error_code="budget_exceeded", trace=[])
+    )
+
+
+def open_journal(data_dir: Path, boot_id: str = "BOOT1", **options: Any) -> Journal:
+    return Journal(data_dir / "journal", boot_id=boot_id, clock=RealClock(), **options)
+
+
+def write(data_dir: Path, records: list[Record], boot_id: str = "BOOT1", **options: Any) -> None:
+    """As a process that then dies."""
+    journal = open_journal(data_dir, boot_id, **options)
+    for record in records:
+        journal.append(record)
+    journal.close()
+
+
+def as_dict(record: Record) -> dict[str, Any]:
+    fields: dict[str, Any] = orjson.loads(orjson.dumps(record))
+    return fields

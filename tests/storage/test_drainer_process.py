@@ -1,0 +1,211 @@
+"""The drainer as the server starts it: a process that is told to stop, is killed, meets another, and loses nothing."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from proxy.storage.drainer import Drainer
+from proxy.storage.sqlite import LEDGER
+from tests.storage.records import Wall, completion, open_journal, opened, request_id, write
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `python -m …`; whatever is left at the end is killed."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def run(*arguments: str) -> "subprocess.Popen[bytes]":
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen([sys.executable, "-m", *arguments], **pipes)  # type: ignore[call-overload]
+        running.append(process)
+        return process  # type: ignore[no-any-return]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def drainer(start: Start, data_dir: Path) -> "subprocess.Popen[bytes]":
+    return start("proxy.storage.drainer", str(data_dir))
+
+
+def caught_up(process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"caught-up\n"
+
+
+def hang_up(process: "subprocess.Popen[bytes]") -> bytes:
+    """The parent goes; returns what the drainer said to standard error."""
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    return errors
+
+
+def query(data_dir: Path, sql: str) -> list[tuple[int | str, ...]]:
+    connection = sqlite3.connect(data_dir / LEDGER)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def test_it_takes_in_what_is_there_and_leaves_with_its_parent(tmp_path: Path, start: Start) -> None:
+    write(tmp_path, completion(1))
+    process = drainer(start, tmp_path)
+    caught_up(process)
+    assert query(tmp_path, "SELECT count(*) FROM requests") == [(1,)]
+    write(tmp_path, completion(2), "BOOT2")
+    assert hang_up(process) == b""
+    assert query(tmp_path, "SELECT count(*) FROM requests") == [(2,)]
+
+
+def test_sigterm_is_a_last_pass_and_a_clean_exit_ctrl_c_is_not_its_business(tmp_path: Path, start: Start) -> None:
+    process = drainer(start, tmp_path)
+    caught_up(process)
+    process.send_signal(signal.SIGINT)
+    write(tmp_path, completion(1))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert query(tmp_path, "SELECT count(*) FROM requests") == [(1,)]
+
+
+def test_a_second_one_waits_and_takes_over(tmp_path: Path, start: Start) -> None:
+    first = drainer(start, tmp_path)
+    caught_up(first)
+    second = drainer(start, tmp_path)
+    write(tmp_path, completion(1))
+    first.kill()
+    first.wait(20)
+    caught_up(second)
+    assert hang_up(second) == b""
+    assert query(tmp_path, "SELECT count(*), sum(ended) FROM requests") == [(1, 1)]
+    assert query(tmp_path, "SELECT sum(requests), sum(attempts) FROM usage_hourly") == [(1, 1)]
+
+
+def test_a_corrupt_database_is_told_and_mended_without_dying(tmp_path: Path, start: Start) -> None:
+    (tmp_path / LEDGER).write_bytes(b"this is no database" * 500)
+    write(tmp_path, completion(1))
+    process = drainer(start, tmp_path)
+    caught_up(process)
+    events = [orjson.loads(line)["event"] for line in hang_up(process).splitlines()]
+    assert events[0] == "ledger_corrupt"
+    assert query(tmp_path, "SELECT count(*) FROM requests") == [(1,)]
+
+
+def test_damage_inside_the_file_is_found_by_the_check_at_the_start(tmp_path: Path, start: Start) -> None:
+    records = [record for number in range(400) for record in completion(number)]
+    write(tmp_path, records)
+    with_rows = Drainer(tmp_path, Wall())
+    with_rows.drain()
+    with_rows.close()
+    size = (tmp_path / LEDGER).stat().st_size
+    with (tmp_path / LEDGER).open("r+b") as file:
+        for page in range(20, size // 4096, 3):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 100)
+    process = drainer(start, tmp_path)
+    assert process.stderr is not None
+    assert orjson.loads(process.stderr.readline())["event"] == "ledger_corrupt"
+    hang_up(process)
+    assert query(tmp_path, "SELECT count(*) FROM requests") == [(400,)]
+    assert query(tmp_path, "PRAGMA quick_check") == [("ok",)]
+
+
+def test_a_later_releases_ledger_ends_it_with_status_3(tmp_path: Path, start: Start) -> None:
+    Drainer(tmp_path, Wall()).close()
+    connection = sqlite3.connect(tmp_path / LEDGER)
+    connection.execute("PRAGMA user_version = 9999")
+    connection.close()
+    process = drainer(start, tmp_path)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, orjson.loads(errors)["event"]) == (3, "ledger_too_new")
+
+
+def test_killed_writers_and_killed_drainers_lose_nothing_and_count_nothing_twice(tmp_path: Path, start: Start) -> None:
+    """Twelve writers are killed while they write, drainers while they drain; what a writer said that it had written is there."""
+    dice = random.Random(7)
+    begun: set[int] = set()
+    ended: set[int] = set()
+    for life in range(12):
+        writer = start("tests.storage.writer", str(tmp_path), f"BOOT{life:02d}", str(life * 1_000_000))
+        drain = drainer(start, tmp_path)
+        caught_up(drain)
+        assert writer.stdout is not None
+        for _ in range(dice.randrange(20, 400)):
+            note(writer.stdout.readline(), begun, ended)
+        (drain if life % 3 else writer).kill()
+        writer.kill()
+        for line in writer.stdout:
+            note(line, begun, ended)
+        drain.kill()
+        drain.wait(20)
+        writer.wait(20)
+    hang_up_after = drainer(start, tmp_path)
+    caught_up(hang_up_after)
+    hang_up(hang_up_after)
+    rows = dict(query(tmp_path, "SELECT id, outcome FROM requests"))  # type: ignore[arg-type]
+    assert {request_id(number) for number in ended} <= {key for key, outcome in rows.items() if outcome == "ok"}
+    assert {request_id(number) for number in begun} <= set(rows)
+    assert len(rows) - len(begun) <= 12  # a begin that was written when the writer could not say so any more
+    ok = sum(outcome == "ok" for outcome in rows.values())
+    assert query(tmp_path, "SELECT sum(requests), sum(attempts), sum(cost_nusd) FROM usage_hourly") == [(ok, ok, ok * 1_250_000)]
+    assert len(ended) > 300
+
+
+def note(line: bytes, begun: set[int], ended: set[int]) -> None:
+    if line.endswith(b"\n"):
+        kind, number = line.split()
+        (begun if kind == b"B" else ended).add(int(number))
+
+
+def test_it_is_lean(tmp_path: Path, start: Start) -> None:
+    """No pydantic, no asyncio, no server: what it imports it pays for in memory and in start-up."""
+    heavy = "{'pydantic', 'asyncio', 'uvloop', 'yaml', 'httpx', 'aiosqlite', 'starlette', 'logging'}"
+    code = f"import sys, proxy.storage.drainer; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_row_shows_within_a_second(tmp_path: Path, start: Start) -> None:
+    process = drainer(start, tmp_path)
+    caught_up(process)
+    journal = open_journal(tmp_path)
+    for record in completion(1):
+        journal.append(record)
+    read, write_end = os.pipe()
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", _WATCH, str(tmp_path / LEDGER), request_id(1)], stdout=write_end, stdin=subprocess.DEVNULL
+    )
+    os.close(write_end)
+    with os.fdopen(read, "rb") as answer:
+        assert answer.readline() == b"ok\n"
+    assert watcher.wait(20) == 0
+    journal.close()
+    assert opened(1).id == request_id(1)
+
+
+_WATCH = """
+import sqlite3, sys, time
+until = time.monotonic() + 1
+while time.monotonic() < until:
+    connection = sqlite3.connect(sys.argv[1])
+    found = connection.execute("SELECT outcome FROM requests WHERE id = ?", (sys.argv[2],)).fetchone()
+    connection.close()
+    if found:
+        print(found[0])
+        break
+    time.sleep(0.01)
+"""
