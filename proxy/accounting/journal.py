@@ -93,6 +93,7 @@ class Journal:
         self._size = 0
         self._opened_s = 0.0
         self._stuck = False
+        self._closed = False
         self.path = directory
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,6 +127,8 @@ class Journal:
 
     def tick(self) -> None:
         """Once a second: turn over a segment that is old, leave the stuck state, look at the disk. Raises nothing."""
+        if self._closed:
+            return
         if self._stuck:
             self._try_to_leave_stuck()
         elif not self._size:
@@ -144,7 +147,7 @@ class Journal:
         if self._fd >= 0:
             self._close_quietly(self._fd)
             self._fd = -1
-        self._stuck = True
+        self._stuck = self._closed = True
         self.healthy = False
 
     @property
@@ -167,7 +170,7 @@ class Journal:
         """An end happened and must not be forgotten; a begin can still be refused; of progress there will be more."""
         if isinstance(record, Progress):
             return
-        if isinstance(record, (End, Rejected)) and len(self._ring) < RING_RECORDS:
+        if isinstance(record, (End, Rejected)) and len(self._ring) < RING_RECORDS and not self._closed:
             self._ring.append(frame)
             return
         self.dropped += 1
@@ -277,12 +280,9 @@ def frames(data: bytes, position: int = 0) -> Iterator[tuple[int, bytes]]:
 
 def split_frames(data: bytes, limit: int) -> tuple[list[dict[str, Any]], int]:
     """At most `limit` records from the head of `data`, and the bytes that they take."""
-    records: list[dict[str, Any]] = []
-    taken = 0
-    for position, payload in islice(frames(data), limit):
-        records.append(orjson.loads(payload))
-        taken = position
-    return records, taken
+    whole = list(islice(frames(data), limit))
+    loads = orjson.loads
+    return [loads(payload) for _, payload in whole], whole[-1][0] if whole else 0
 
 
 def read_segment(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:

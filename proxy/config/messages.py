@@ -104,7 +104,7 @@ def _shown(path: Path, found: object) -> str:
 def _example(path: Path) -> str:
     parent = section_at(path[:-1])
     field = parent.model_fields.get(str(path[-1])) if parent and path else None
-    return _yaml(field.examples[0]) if field and field.examples else ""
+    return as_yaml(field.examples[0]) if field and field.examples else ""
 
 
 def _advice(path: Path) -> str:
@@ -126,13 +126,16 @@ def _form_advice(noun: str) -> str:
             return " (put it in quotes)" if noun == "text" else f" (write {noun})"
 
 
-def _yaml(value: Any) -> str:
+def as_yaml(value: Any, *, inside: bool = False) -> str:
+    """An example as it may be written on one line; `inside` brackets a variable needs quotes."""
     match value:
         case bool():
             return str(value).lower()
         case dict():
-            return "{" + ", ".join(f"{name}: {_yaml(item)}" for name, item in value.items()) + "}"
+            return "{" + ", ".join(f"{name}: {as_yaml(item, inside=True)}" for name, item in value.items()) + "}"
         case list():
-            return "[" + ", ".join(map(_yaml, value)) + "]"
+            return "[" + ", ".join(as_yaml(item, inside=True) for item in value) + "]"
+        case str() if inside and "$" in value:
+            return f'"{value}"'
         case _:
             return str(value)

@@ -10,6 +10,7 @@ from proxy.config.check import is_metadata_host
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.schema import ProviderSection
+from proxy.config.targets import NO_SECTION
 from proxy.core.target import NO_CREDENTIAL, Credential, Provider, Secret
 
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -32,7 +33,7 @@ def build_provider(name: str, section: ProviderSection | None, mentioned: Path, 
 class _Builder:
     def __init__(self, name: str, section: ProviderSection | None, mentioned: Path, draft: Draft) -> None:
         self.name = name
-        self.section = section or ProviderSection()
+        self.section = section or NO_SECTION
         self.path: Path = ("providers", name) if section is not None else mentioned
         self.has_stanza = section is not None
         self.draft = draft

@@ -83,10 +83,10 @@ class ConfigWatcher:
                 return None
             self._loaded, self._second_look = now, False
             return error
-        # The stamp is the one from before the reading: what changed meanwhile is seen at the next look.
-        same_files = tuple(settings.files) == tuple(self._files)
+        # Stamps from before the reading: what changed meanwhile is seen at the next look.
+        before = dict(zip(self._files, now, strict=True))
         self._files = settings.files
-        self._loaded = now if same_files else stamp(self._files)
+        self._loaded = tuple(before[file] if file in before else _stamp(file) for file in self._files)
         self._seen, self._second_look = self._loaded, False
         return settings
 

@@ -90,7 +90,8 @@ def optional(description: str, example: Any, default: Any = None, *, later: Late
 
 def section(description: str, kind: Any = dict) -> Any:
     """A mapping or list that may be left out, or be empty in the file."""
-    return Field(default_factory=kind, description=description)
+    # constructed, not validated, so that pydantic builds no validator for each section besides the file's own
+    return Field(default_factory=getattr(kind, "model_construct", kind), description=description)
 
 
 def required(description: str, example: Any) -> Any:
@@ -151,7 +152,7 @@ class Tuning(Section):
 
 
 class DrainSection(Section):
-    """What happens on SIGTERM."""
+    """How the server stops."""
 
     delay: Delay | None = optional(
         "How long new requests are still taken, for load balancers to notice; none on SIGINT. Default 2s.", "2s"

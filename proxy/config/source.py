@@ -56,6 +56,8 @@ def read_yaml(text: str, name: str) -> Source:
         raise ConfigError([ConfigFault(name, 1, 1, "the file is larger than 1 MiB (this can hardly be the right file)")])
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        if _may_be_deep(text):
+            _refuse_depth(text, name, loader)
         root = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_fault(error, text, name)]) from None
@@ -70,6 +72,25 @@ def read_yaml(text: str, name: str) -> Source:
         source.data = _Reader(source).read(root, (), 0)
         source.marks[()] = Mark(_place(root), _place(root))
     return source
+
+
+def _may_be_deep(text: str) -> bool:
+    """A level costs a bracket or a column, so nearly every file is seen to be flat without being parsed for it."""
+    return text.count("[") + text.count("{") > 1000 or max(map(len, text.split("\n"))) > 1000
+
+
+def _refuse_depth(text: str, name: str, loader: Any) -> None:
+    """The compiled composer calls itself for every level and overruns the stack; its parser does not. Seen with PyYAML 6.0.3."""
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            mark = event.start_mark
+            place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            raise ConfigError([ConfigFault(name, *place, "nested too deeply (make the file simpler)")])
 
 
 def _place(node: yaml.Node) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from proxy.config.schema import File, ModelSection, PriceSection, ProviderSectio
 from proxy.core.target import CircuitSettings, Price, Provider, Target, Timeouts
 
 NO_FACTS = ModelFacts()
-NO_MODEL = ModelSection()
-NO_SECTION = ProviderSection()
+# constructed, not validated: that would build validators of their own at import
+NO_MODEL = ModelSection.model_construct()
+NO_SECTION = ProviderSection.model_construct()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 MASK = "***"
 _SHORTEST_SECRET = 6  # a shorter one would black out ordinary words
 _SHAPES = re.compile(
-    r"(?:sk|pk|rk|gsk|xai|hf|csk|nvapi|pplx|ghp|gho|github_pat|AKIA|fw|tgp|r8|sess)[-_][A-Za-z0-9_\-*]{8,}"
+    # not inside a word: "task-oriented" holds no key
+    r"(?<![A-Za-z0-9])(?:sk|pk|rk|gsk|xai|hf|csk|nvapi|pplx|ghp|gho|github_pat|fw|tgp|r8|sess)[-_][A-Za-z0-9_\-*]{8,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}"
     r"|AIza[0-9A-Za-z_\-]{20,}"
     r"|(?i:bearer)\s+[A-Za-z0-9._~+/=\-]{8,}"
     r"|eyJ[A-Za-z0-9_\-]{10,}\.[A-Za-z0-9_\-]{5,}\.[A-Za-z0-9_\-]*"

@@ -82,7 +82,7 @@ class OutboundDialect(Protocol):
 
     def answer_stream(self, request: ChatRequest, target: Target) -> AnswerStream: ...
 
-    def stream_from_whole(self, answer: WholeAnswer, request: ChatRequest) -> bytes:
+    def stream_from_whole(self, body: bytes, request: ChatRequest) -> bytes:
         """A whole answer as the stream that was asked for, its end included."""
         ...
 

@@ -12,7 +12,7 @@ comments as keep-alives and errors inside a 200 (OpenRouter, Groq), no `[DONE]` 
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +61,7 @@ class OpenAIChat:
 
     def decode_answer(self, body: bytes, target: Target) -> WholeAnswer:
         parsed, mended = parse_mending(body)
-        if parsed is None:
+        if mended is None:
             raise UpstreamError(ErrorClass.MALFORMED, "the answer is not valid JSON", status=200)
         if isinstance(parsed, list) and parsed and isinstance(parsed[0], dict) and "error" in parsed[0]:
             parsed = parsed[0]
@@ -76,10 +76,10 @@ class OpenAIChat:
         first = choices[0]
         finish_reason = first.get("finish_reason")
         return WholeAnswer(
-            body=orjson.dumps(parsed) if mended else body,
+            body=mended,
             usage=self._read_usage(usage, target.quirks) if type(usage) is dict else None,
-            finish_reason=finish_reason if type(finish_reason) is str else None,
-            mended=mended,
+            finish_reason=finish_reason if type(finish_reason) is str and finish_reason else None,  # Snowflake says ""
+            mended=mended is not body,
         )
 
     def text_of(self, body: bytes) -> bytes:
@@ -89,8 +89,8 @@ class OpenAIChat:
     def answer_stream(self, request: ChatRequest, target: Target) -> ChatStream:
         return ChatStream(self._read_usage, quirks=target.quirks, include_usage=request.include_usage)
 
-    def stream_from_whole(self, answer: WholeAnswer, request: ChatRequest) -> bytes:
-        return whole_to_stream(orjson.loads(answer.body), include_usage=request.include_usage)
+    def stream_from_whole(self, body: bytes, request: ChatRequest) -> bytes:
+        return whole_to_stream(orjson.loads(body), include_usage=request.include_usage)
 
     def decode_error(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> UpstreamError:
         return decode_error(status, body)
@@ -118,7 +118,8 @@ def patched_body(request: ChatRequest, target: Target) -> tuple[dict[str, Any], 
     for name, better in quirks.rename.items():
         if name in body:
             value = body.pop(name)
-            body.setdefault(better, value)
+            if body.get(better) is None:
+                body[better] = value
     if quirks.drop and not quirks.drop.isdisjoint(body):
         dropped = tuple(sorted(quirks.drop & body.keys()))
         for name in dropped:
@@ -191,12 +192,13 @@ class ChatStream:
             if event.startswith(b"data: {") and b"\n" not in event:
                 payload = event[6:]
             else:
+                event = self._in_utf8(event)
                 data_of_event = event_data(event)
                 if data_of_event is None:
                     out.append(event)  # a comment: keeps the connection alive, is no content
                     continue
                 payload = data_of_event
-                if payload == b"[DONE]":
+                if payload.startswith(b"[DONE]"):
                     self.done = True
                     break
                 if not payload:
@@ -259,17 +261,18 @@ class ChatStream:
             usage = inner.get("usage") if type(inner) is dict else None
         if type(usage) is dict:
             self.usage = self._read_usage(usage, self._quirks) or self.usage  # later wins: some repeat it in every chunk
-        if error:
+        choices = chunk.get("choices")
+        if error or (error is not None and not choices):
             self.error = error_from_object(chunk, status=None)
             return False
-        choices = chunk.get("choices")
         if not choices:
-            if "choices" not in chunk and "object" not in chunk and usage is None:
+            if "choices" not in chunk and chunk.get("object") in (None, "error") and usage is None:
                 self.error = self._not_a_chunk(chunk)
                 return self.error is None
             return usage is None or self._include_usage
         if type(choices) is not list:
-            return not self._skip_malformed()
+            self._skip_malformed()
+            return False
         for choice in choices:
             if type(choice) is not dict:
                 continue
@@ -303,6 +306,8 @@ class ChatStream:
                     self._keep(_call_text(call))
             elif name == "content":
                 self._keep(_parts_text(value))
+            elif name == "function_call":
+                self._keep(_call_text({"function": value}))
 
     def _keep(self, text: str) -> None:
         raw = text.encode("utf-8", "replace")
@@ -312,10 +317,18 @@ class ChatStream:
 
     def _mend(self, payload: bytes) -> tuple[Any, bytes]:
         chunk, mended = parse_mending(payload)
-        if chunk is None or not mended:
+        if mended is None:
             return None, b""
         self.mended += 1
-        return chunk, b"data: " + orjson.dumps(chunk)
+        return chunk, b"data: " + mended.replace(b"\n", b" ")
+
+    def _in_utf8(self, event: bytes) -> bytes:
+        """What passes without being parsed, a comment or an event's name, must be readable too."""
+        if event.isascii():
+            return event
+        mended = event.decode("utf-8", "replace").encode()
+        self.mended += mended != event
+        return mended
 
     def _skip_malformed(self) -> bool:
         """Counts an event that is no chunk; true when there have been too many."""
@@ -333,35 +346,30 @@ class ChatStream:
         return None
 
 
-def parse_mending(raw: bytes) -> tuple[Any, bool]:
+def parse_mending(raw: bytes) -> tuple[Any, bytes | None]:
     """JSON, with bytes that are not UTF-8 and lone surrogate escapes replaced by U+FFFD.
 
-    (the value, whether mending was needed); (None, False) for what is no JSON.
+    (the value, its text: `raw` itself where nothing was wrong); (None, None) for what is no JSON.
     """
     try:
-        return orjson.loads(raw), False
+        return orjson.loads(raw), raw
     except orjson.JSONDecodeError:
         pass
-    text = raw.decode("utf-8", "replace")
+    mended = _ESCAPE.sub(_no_lone_surrogate, raw.decode("utf-8", "replace")).encode()
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return None, False
-    return _without_surrogates(value), True
+        return orjson.loads(mended), mended
+    except orjson.JSONDecodeError:
+        return None, None
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+# one escape at a time, so that a backslash that is itself escaped starts none; a surrogate without its other half is group 1
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 
 
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
+def _no_lone_surrogate(escape: re.Match[str]) -> str:
+    return "\ufffd" if escape[1] else escape[0]
 
 
 def whole_to_stream(answer: dict[str, Any], *, include_usage: bool) -> bytes:
@@ -377,7 +385,8 @@ def whole_to_stream(answer: dict[str, Any], *, include_usage: bool) -> bytes:
         if type(choice) is not dict:
             continue
         index = choice.get("index", position)
-        delta = dict(choice.get("message") or {})
+        message = choice.get("message")
+        delta = dict(message) if type(message) is dict else {}
         delta.setdefault("role", "assistant")
         calls = delta.get("tool_calls")
         if type(calls) is list:
@@ -401,7 +410,8 @@ def _text_of_choices(choices: list[Any]) -> bytes:
             texts.append(value if type(value) is str else _parts_text(value))
         calls = message.get("tool_calls")
         texts += [_call_text(call) for call in calls] if type(calls) is list else []
-    return "".join(texts).encode("utf-8", "replace")[:MAX_KEPT_TEXT_BYTES]
+        texts.append(_call_text({"function": message.get("function_call")}))
+    return "".join(texts).encode("utf-8", "replace")
 
 
 def _call_text(call: object) -> str:

@@ -128,11 +128,11 @@ def error_from_object(parsed: Any, *, status: int | None) -> UpstreamError:
     if status is None or status < 400:
         status = _inner_status(error)
     error_class = next((_BY_CODE[code] for code in codes if code in _BY_CODE), None)
+    if error_class is ErrorClass.SERVER_ERROR and status is not None and status < 500:
+        error_class = None  # `api_error` beside a 401 (Ollama) or a 429 says less than the status does
     if error_class is None or error_class in _REFINED_BY_TEXT:
         base = error_class or _by_status(status)
         error_class = _by_text(message, base) if base in _REFINED_BY_TEXT else base
-    if status == 429 and error_class is ErrorClass.SERVER_ERROR:
-        error_class = ErrorClass.RATE_LIMITED
     param = error.get("param")
     code = error.get("code")
     return UpstreamError(

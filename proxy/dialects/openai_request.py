@@ -200,7 +200,8 @@ def _needs(body: dict[str, Any]) -> frozenset[str]:
     for message in body["messages"]:
         content = message.get("content")
         if type(content) is list:
-            found += [_PART_NEEDS[kind] for part in content if type(part) is dict and (kind := part.get("type")) in _PART_NEEDS]
+            kinds = [part.get("type") for part in content if type(part) is dict]
+            found += [_PART_NEEDS[kind] for kind in kinds if type(kind) is str and kind in _PART_NEEDS]
     return frozenset(found) if found else _NO_NEEDS
 
 

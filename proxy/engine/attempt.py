@@ -1,32 +1,27 @@
-"""One try at one target: send, wait for content, carry the answer across, and know what it cost.
+"""One try at one target: send, wait for content, and carry the answer across, all but its last bytes.
 
-    waiting --content--> committed --end--> settled            before `committed` nothing has reached the caller
+    waiting --content--> committed --end--> the last bytes are returned        before `committed` nothing has reached the caller
 
-An attempt ends by returning (the caller has a whole answer) or by raising UpstreamError; `committed` then says whether the caller has
-already seen a part. Settling, which writes the journal's end record, is the relay's, and comes before the last bytes go out.
+The last bytes are the relay's to send, because the attempt must be settled before they go. `run` raises UpstreamError; `committed` then
+says whether the caller has already seen a part, and `unsent` what had still been good.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from proxy.accounting.journal import Journal
 from proxy.accounting.records import Progress
 from proxy.accounting.usage import estimate_output
 from proxy.core.chat import ChatRequest
-from proxy.core.deadlines import NEVER
 from proxy.core.errors import ErrorClass, UpstreamError
-from proxy.core.ports import HeaderList, RequestHead, Sink, UpstreamResponse, UpstreamTransport
+from proxy.core.ports import Clock, HeaderList, RequestHead, Sink, UpstreamResponse, UpstreamTransport
 from proxy.core.usage import Usage
-from proxy.dialects.base import AnswerStream, OutboundDialect, OutboundRequest, WholeAnswer
+from proxy.dialects.base import AnswerStream, OutboundDialect, OutboundRequest
 from proxy.engine.control import Control
 from proxy.routing.deployment import Permit
 from proxy.routing.plan import Candidate
 from proxy.routing.retry_after import exhausted_reset_s, retry_after_s
-
-if TYPE_CHECKING:
-    from proxy.engine.services import Services
 
 FIRST_TOKEN_STREAM_S = 60.0
 FIRST_TOKEN_WHOLE_S = 300.0
@@ -38,23 +33,27 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HELD_BYTES = 1024 * 1024  # of events before the first content
 
-Settle = Callable[["Attempt"], Awaitable[None]]
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+
 Headers = Callable[["Attempt", bytes], HeaderList]
 
 
 class Attempt:
+    """`reset_s`: a rate limit that this answer says is used up now. Times are monotonic."""
+
     __slots__ = (
+        "_clock",
         "_control",
         "_dialect",
         "_response",
-        "_services",
-        "_sink",
-        "answer",
+        "body",
         "candidate",
         "committed",
         "content_at",
         "dispatched_at",
+        "finish_reason",
         "id",
+        "mended",
         "n",
         "outbound",
         "permit",
@@ -65,47 +64,43 @@ class Attempt:
         "status",
         "stream",
         "unsent",
-        "upstream_done_at",
         "usage",
     )
 
     def __init__(
         self,
-        services: Services,
-        control: Control,
-        sink: Sink,
-        *,
         id_: str,
         n: int,
         candidate: Candidate,
         permit: Permit,
         dialect: OutboundDialect,
         outbound: OutboundRequest,
+        control: Control,
+        clock: Clock,
         started_at: float,
     ) -> None:
-        self._services = services
-        self._control = control
-        self._sink = sink
-        self._dialect = dialect
-        self._response: UpstreamResponse | None = None
         self.id = id_
         self.n = n
         self.candidate = candidate
         self.permit = permit
         self.outbound = outbound
-        self.started_at = started_at
-        self.dispatched_at = started_at
+        self.started_at = self.dispatched_at = started_at
         self.content_at: float | None = None
-        self.upstream_done_at: float | None = None
         self.status: int | None = None
         self.committed = False
         self.settled = False
         self.usage: Usage | None = None
+        self.finish_reason: str | None = None
         self.stream: AnswerStream | None = None
-        self.answer: WholeAnswer | None = None
+        self.body = b""  # of a whole answer
+        self.mended = False
         self.unsent = b""
         self.received_bytes = 0
-        self.reset_s: float | None = None  # a limit that this answer says is used up now
+        self.reset_s: float | None = None
+        self._dialect = dialect
+        self._control = control
+        self._clock = clock
+        self._response: UpstreamResponse | None = None
 
     async def run(
         self,
@@ -115,43 +110,70 @@ class Attempt:
         *,
         total_at: float,
         fresh: bool,
-        settle: Settle,
+        sink: Sink,
         headers: Headers,
-    ) -> None:
-        control = self._control
-        timeouts = self.candidate.target.timeouts
+        journal: Journal,
+    ) -> bytes:
+        """The answer's last bytes, and for a whole one all of them. Raises UpstreamError."""
+        target = self.candidate.target
+        timeouts = target.timeouts
         first_token_s = timeouts.first_token_s
         if first_token_s is None:
-            whole = not request.stream or self.candidate.target.reasoning
-            first_token_s = FIRST_TOKEN_WHOLE_S if whole else FIRST_TOKEN_STREAM_S
+            first_token_s = FIRST_TOKEN_STREAM_S if request.stream and not target.reasoning else FIRST_TOKEN_WHOLE_S
         self._arm(ErrorClass.TTFB_TIMEOUT, self.started_at + first_token_s, total_at)
-        self.dispatched_at = self._services.clock.monotonic()
-        try:
-            response = self._response = await transport.send(
-                head, self.outbound.body, connect_timeout_s=timeouts.connect_s, fresh=fresh
-            )
-            self.status = response.status
-            content_type, encoded = _content_headers(response.headers)
-            if not 200 <= response.status < 300:
-                raise await self._refusal(response)
-            if encoded:
-                raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is compressed, which was not asked for", status=self.status)
-            self.reset_s = exhausted_reset_s(response.headers, wall=self._services.clock.wall())
-            if not request.stream:
-                await self._whole(response, request, content_type, settle, headers)
-            elif content_type.startswith(b"text/event-stream"):
-                await self._stream(response, request, b"", total_at, settle, headers)
-            else:
-                await self._unlabelled_stream(response, request, content_type, total_at, settle, headers)
-        except asyncio.CancelledError:
-            error = control.cause()
-            if error is None:
-                raise
-            raise error from None
-        finally:
-            control.deadline = NEVER
-            if self._response is not None:
-                self._response.close()
+        response = self._response = await transport.send(
+            head, self.outbound.body, connect_timeout_s=timeouts.connect_s, fresh=fresh
+        )
+        status = self.status = response.status
+        if not 200 <= status < 300:
+            raise await self._refusal(response)
+        content_type = b""
+        for name, value in response.headers:
+            if name == b"content-type":
+                content_type = value.lower()
+            elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+                raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is compressed, which was not asked for", status=status)
+        self.reset_s = exhausted_reset_s(response.headers, wall=self._clock.wall())
+        if not request.stream:
+            if content_type.startswith((b"text/html", b"text/event-stream")):
+                what = content_type.decode("latin-1")[:60]
+                raise UpstreamError(ErrorClass.BAD_CONTENT_TYPE, f"answered with {what}", status=status)
+            return self._whole(await self._read_body(response))
+        start = b""
+        if not content_type.startswith(b"text/event-stream"):
+            start = await self._first_bytes(response, content_type)
+            if start.lstrip()[:1] in (b"{", b"["):
+                self._whole(start + await self._read_body(response))
+                self._commit(sink, headers)
+                return self._dialect.stream_from_whole(self.body, request)
+        return await self._relay_stream(response, request, start, total_at, sink, headers, journal)
+
+    async def linger(self) -> None:
+        """After the answer is out: read the end of the upstream's framing, so that its connection can serve again."""
+        response = self._response
+        if response is None or self.stream is None or not self.stream.done:
+            return
+        self._control.phase = ErrorClass.IDLE_TIMEOUT
+        self._control.deadline = self._clock.monotonic() + LINGER_S
+        for _ in range(4):
+            if not await response.read():
+                return
+
+    def close(self) -> None:
+        """Idempotent. A connection that is not at the end of its answer is cut."""
+        if self._response is not None:
+            self._response.close()
+
+    def text(self) -> bytes:
+        """What there is to count, at most MAX_KEPT_TEXT_BYTES of it."""
+        return bytes(self.stream.text) if self.stream is not None else self._dialect.text_of(self.body)
+
+    @property
+    def text_bytes(self) -> int:
+        """How much text, thoughts and tool arguments came; of a whole answer how much of anything."""
+        return self.stream.text_bytes if self.stream is not None else self.received_bytes
+
+    # -- steps
 
     def _arm(self, phase: ErrorClass, deadline: float, total_at: float) -> None:
         control = self._control
@@ -163,88 +185,69 @@ class Attempt:
             control.deadline = deadline
 
     async def _refusal(self, response: UpstreamResponse) -> UpstreamError:
-        body = await _read_at_most(response, MAX_ERROR_BYTES)
-        error = self._dialect.decode_error(response.status, response.headers, body)
-        error.retry_after_s = retry_after_s(response.headers, wall=self._services.clock.wall(), body_delay=error.body_delay)
+        body = b""
+        try:
+            while len(body) < MAX_ERROR_BYTES and (data := await response.read()):
+                body += data
+        except UpstreamError:
+            pass  # an error's body that breaks off is as good as what came of it
+        error = self._dialect.decode_error(response.status, response.headers, body[:MAX_ERROR_BYTES])
+        error.retry_after_s = retry_after_s(response.headers, wall=self._clock.wall(), body_delay=error.body_delay)
         return error
 
-    async def _whole(
-        self, response: UpstreamResponse, request: ChatRequest, content_type: bytes, settle: Settle, headers: Headers
-    ) -> None:
-        body = await self._read_body(response)
-        if content_type.startswith((b"text/html", b"text/event-stream")):
-            raise UpstreamError(
-                ErrorClass.BAD_CONTENT_TYPE, f"answered with {content_type.decode('latin-1')[:60]}", status=self.status
-            )
-        await self._answer_whole(self._decode(body), request, settle, headers)
-
-    def _decode(self, body: bytes) -> WholeAnswer:
-        if not body.strip():
-            raise UpstreamError(ErrorClass.EMPTY, "the answer has no body", status=self.status)
-        answer = self.answer = self._dialect.decode_answer(body, self.candidate.target)
-        self.usage = answer.usage
-        return answer
-
-    async def _answer_whole(self, answer: WholeAnswer, request: ChatRequest, settle: Settle, headers: Headers) -> None:
-        now = self._services.clock.monotonic()
-        self.content_at = self.upstream_done_at = now
-        self.permit.first_content(now)
-        if answer.mended:
-            self._services.meter.count("bad_utf8")
-        self._control.deadline = NEVER
-        await settle(self)
-        if request.stream:
-            body = self._dialect.stream_from_whole(answer, request)
-            await self._sink.respond(200, headers(self, b"text/event-stream; charset=utf-8"), body)
-        else:
-            await self._sink.respond(200, headers(self, b"application/json"), answer.body)
-
-    async def _unlabelled_stream(
-        self,
-        response: UpstreamResponse,
-        request: ChatRequest,
-        content_type: bytes,
-        total_at: float,
-        settle: Settle,
-        headers: Headers,
-    ) -> None:
-        """A stream was asked for and the answer does not call itself one: its first bytes tell what it is."""
-        if content_type.startswith(b"text/html"):
-            raise UpstreamError(ErrorClass.BAD_CONTENT_TYPE, "answered with a page of HTML", status=self.status)
-        start = b""
-        while not start.strip():
-            data = await response.read()
-            if not data:
-                raise UpstreamError(ErrorClass.EMPTY, "the answer has no body", status=self.status)
-            start = (start + data)[-MAX_HELD_BYTES:]
-        if start.lstrip()[:1] in (b"{", b"["):
-            await self._answer_whole(self._decode(start + await self._read_body(response)), request, settle, headers)
-        else:
-            await self._stream(response, request, start, total_at, settle, headers)
-
     async def _read_body(self, response: UpstreamResponse) -> bytes:
+        body = await response.read()
         pieces: list[bytes] = []
-        size = 0
+        size = len(body)
         while data := await response.read():
             pieces.append(data)
             size += len(data)
             if size > MAX_ANSWER_BYTES:
                 raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is larger than 32 MiB", status=self.status)
-        self.received_bytes = size
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join([body, *pieces]) if pieces else body
 
-    async def _stream(
+    def _whole(self, body: bytes) -> bytes:
+        if not body or body.isspace():
+            raise UpstreamError(ErrorClass.EMPTY, "the answer has no body", status=self.status)
+        self.received_bytes = len(body)
+        answer = self._dialect.decode_answer(body, self.candidate.target)
+        self.usage = answer.usage
+        self.finish_reason = answer.finish_reason
+        self.mended = answer.mended
+        self.body = answer.body
+        now = self.content_at = self._clock.monotonic()
+        self.permit.first_content(now)
+        return answer.body
+
+    async def _first_bytes(self, response: UpstreamResponse, content_type: bytes) -> bytes:
+        """A stream was asked for and the answer does not call itself one: its first bytes tell what it is."""
+        if content_type.startswith(b"text/html"):
+            raise UpstreamError(ErrorClass.BAD_CONTENT_TYPE, "answered with a page of HTML", status=self.status)
+        start = b""
+        while not start or start.isspace():
+            data = await response.read()
+            if not data:
+                raise UpstreamError(ErrorClass.EMPTY, "the answer has no body", status=self.status)
+            start = (start + data)[-MAX_HELD_BYTES:]
+        return start
+
+    def _commit(self, sink: Sink, headers: Headers) -> None:
+        """From here on the caller sees something: no other target can take over."""
+        self.committed = True
+        sink.start(200, headers(self, EVENT_STREAM))
+
+    async def _relay_stream(
         self,
         response: UpstreamResponse,
         request: ChatRequest,
         first: bytes,
         total_at: float,
-        settle: Settle,
+        sink: Sink,
         headers: Headers,
-    ) -> None:
+        journal: Journal,
+    ) -> bytes:
         stream = self.stream = self._dialect.answer_stream(request, self.candidate.target)
-        services, control, sink = self._services, self._control, self._sink
-        monotonic = services.clock.monotonic
+        control, monotonic = self._control, self._clock.monotonic
         idle_s = self.candidate.target.timeouts.between_tokens_s
         held: list[bytes] = []
         held_bytes = 0
@@ -259,11 +262,9 @@ class Attempt:
             if stream.committed and not self.committed:
                 self.content_at = now
                 self.permit.first_content(now)
-                # from here on the caller has seen something: no other target can take over
-                self.committed = True
+                self._commit(sink, headers)
                 out = b"".join([*held, out])
                 held.clear()
-                sink.start(200, headers(self, b"text/event-stream; charset=utf-8"))
             if stream.error is not None:
                 self.unsent = out
                 raise stream.error
@@ -287,90 +288,29 @@ class Attempt:
             if now >= progress_at or stream.content_events >= progress_events:
                 progress_at = now + PROGRESS_S
                 progress_events = stream.content_events + PROGRESS_EVENTS
-                services.journal.append(Progress(self.id, estimate_output(stream.text_bytes)))
-        self.upstream_done_at = now
+                journal.append(Progress(self.id, estimate_output(stream.text_bytes)))
         tail = stream.close()
+        self.finish_reason = stream.finish_reason
         failed = _failure(stream)
         if failed is not None:
             self.unsent = out if self.committed else b""
             raise failed
         self.usage = stream.usage
-        control.deadline = NEVER
-        self._note_oddities(stream)
-        await settle(self)
         if not self.committed:
-            self.committed = True
             self.permit.first_content(now)
-            sink.start(200, headers(self, b"text/event-stream; charset=utf-8"))
+            self._commit(sink, headers)
             out = b"".join([*held, out])
-        await sink.finish(out + tail)
-        if data:
-            await self._linger(response)
+        return out + tail
 
     async def _read(self, response: UpstreamResponse) -> bytes:
         try:
             return await response.read()
-        except UpstreamError as error:
+        except UpstreamError:
             # cut short, but perhaps after all that matters: a finish reason without an end mark is an answer
-            if self.stream is not None and self.stream.finish_reason is not None and self.committed:
+            if self.committed and self.stream is not None and self.stream.finish_reason is not None:
                 return b""
-            raise error
-
-    def _note_oddities(self, stream: AnswerStream) -> None:
-        meter = self._services.meter
-        if stream.end_mark_missing:
-            meter.count("missing_done")
-        if stream.malformed:
-            meter.count("malformed_event")
-        if stream.mended:
-            meter.count("bad_utf8")
-
-    async def _linger(self, response: UpstreamResponse) -> None:
-        """The answer is out; what is left to read is the end of the upstream's framing."""
-        self._control.phase = ErrorClass.IDLE_TIMEOUT
-        self._control.deadline = self._services.clock.monotonic() + LINGER_S
-        for _ in range(4):
-            if not await response.read():
-                return
-
-    @property
-    def text_bytes(self) -> int:
-        return self.stream.text_bytes if self.stream is not None else 0
-
-    @property
-    def finish_reason(self) -> str | None:
-        told = self.stream or self.answer
-        return told.finish_reason if told is not None else None
-
-    def kept_text(self) -> bytes:
-        """What there is to count, at most MAX_KEPT_TEXT_BYTES of it."""
-        if self.stream is not None:
-            return bytes(self.stream.text)
-        return self._dialect.text_of(self.answer.body) if self.answer is not None else b""
+            raise
 
 
 def _failure(stream: AnswerStream) -> UpstreamError | None:
     return stream.error
-
-
-async def _read_at_most(response: UpstreamResponse, limit: int) -> bytes:
-    """The start of an error's body. A body that breaks off is as good as what came of it."""
-    body = b""
-    try:
-        while len(body) < limit and (data := await response.read()):
-            body += data
-    except UpstreamError:
-        return body[:limit]
-    return body[:limit]
-
-
-def _content_headers(headers: HeaderList) -> tuple[bytes, bool]:
-    """(content type, whether the body is compressed)"""
-    content_type = b""
-    encoded = False
-    for name, value in headers:
-        if name == b"content-type":
-            content_type = value.lower()
-        elif name == b"content-encoding":
-            encoded = value.lower() not in (b"", b"identity")
-    return content_type, encoded

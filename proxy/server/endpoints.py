@@ -19,8 +19,8 @@ from starlette.types import Scope as AsgiScope
 
 from proxy.core.errors import MethodNotAllowed, ModelNotFound, NotFound, ProxyError, RequestTooLarge
 from proxy.dialects.openai_request import checked_model, error_object
+from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
-from proxy.engine.relay import error_headers
 from proxy.server.gateway import Gateway
 from proxy.server.guard import Scope
 from proxy.server.sink import AsgiSink, watch_for_hangup

@@ -11,10 +11,11 @@ from proxy.core.chat import ChatRequest, Tags
 from proxy.core.errors import ErrorClass, Overloaded, ProxyError
 from proxy.core.ports import Sink
 from proxy.dialects.openai_request import clean_tag
+from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
 from proxy.engine.exchange import Exchange
 from proxy.engine.heads import Heads
-from proxy.engine.relay import Relay, error_headers
+from proxy.engine.relay import Relay
 from proxy.engine.services import Services
 from proxy.server.guard import Guard
 

@@ -37,8 +37,8 @@ from proxy.core.errors import (
 )
 from proxy.core.ports import HeaderList
 from proxy.dialects.openai_request import error_object
+from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
-from proxy.engine.relay import error_headers
 from proxy.server.gateway import Gateway
 
 HEAD_S = 10.0

@@ -27,7 +27,7 @@ import orjson
 
 from proxy.accounting.journal import split_frames
 from proxy.storage import sqlite
-from proxy.storage.fold import Batch, interrupted_attempt, interrupted_request
+from proxy.storage.fold import Batch, interrupted_attempt
 from proxy.storage.ledger import write_batch
 from proxy.storage.segments import READ_BYTES, Segments, writer_of
 
@@ -72,7 +72,14 @@ class _Read:
 
 
 def log_to_stderr(event: str, fields: dict[str, Any]) -> None:
-    os.write(2, orjson.dumps({"time": time.time(), "event": event, **fields}) + b"\n")
+    _tell(2, orjson.dumps({"time": time.time(), "event": event, **fields}) + b"\n")
+
+
+def _tell(fd: int, line: bytes) -> None:
+    try:
+        os.write(fd, line)
+    except OSError:
+        pass  # the parent was killed and nobody listens; its last records must be taken in all the same
 
 
 class Drainer:
@@ -93,6 +100,7 @@ class Drainer:
         self._skip = False
         self._lock_fd = _take_lock(data_dir / LOCK)
         self._connection: sqlite3.Connection | None = None
+        self._inode = (0, 0)
         self._positions: dict[str, int] = {}
         self._finished: set[str] = set()
         self._next_sweep_s = 0.0
@@ -107,9 +115,9 @@ class Drainer:
     def step(self) -> int:
         """One batch: the number of records taken in. Raises sqlite3.Error with nothing changed: call again, later."""
         try:
-            limit = self._limit
+            self._follow_the_name()
             taken = self._take_batch()
-            self.caught_up = taken < limit
+            self.caught_up = taken == 0 or (taken < self._batch_records and not self._careful)
             if self.caught_up:
                 now_s = self._wall()
                 os.utime(self._lock_fd, (now_s, now_s))  # all that was there is in: `queries.ledger_lag` reads it
@@ -152,8 +160,20 @@ class Drainer:
                 raise
             self.rebuild(str(error))
 
+    def _follow_the_name(self) -> None:
+        """A file that was taken away or replaced under us is not written to any more: the kept segments fill the one that is there."""
+        try:
+            state = os.stat(self._path)
+        except FileNotFoundError:
+            state = None
+        if self._connection is None or state is None or (state.st_dev, state.st_ino) != self._inode:
+            self._disconnect()
+            self._open()
+
     def _connect(self) -> None:
         self._connection = sqlite.open_writer(self._path)
+        state = os.stat(self._path)
+        self._inode = (state.st_dev, state.st_ino)
         kept = set(self._segments.kept())
         known = self._connection.execute("SELECT name, position, finished FROM segments").fetchall()
         self._positions = {name: position for name, position, _ in known}
@@ -168,8 +188,6 @@ class Drainer:
 
     @property
     def _database(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connect()
         assert self._connection is not None
         return self._connection
 
@@ -269,7 +287,7 @@ class Drainer:
         self._write_recovered(batch)
         batch = Batch()
         for row in self._orphans(_ORPHAN_REQUESTS, until):
-            batch.closes[row["id"]] = (interrupted_request(row["attempts"]), None)
+            batch.interrupt(row["id"], row["attempts"])
         self._write_recovered(batch)
 
     def _orphans(self, sql: str, until: int) -> list[dict[str, Any]]:
@@ -302,6 +320,8 @@ class Drainer:
         self._segments.prune(now_s)
         there = {*self._segments.kept(), *self._segments.waiting()}
         gone = self._finished - there
+        if not gone:
+            return
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         database.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in gone])
@@ -396,7 +416,7 @@ def _run(drainer: Drainer, path: Path, stop: _Stop) -> None:
         elif drainer.caught_up:
             if not announced:
                 announced = True
-                os.write(1, b"caught-up\n")
+                _tell(1, b"caught-up\n")
                 check.start()
             if stopping and not taken:
                 return

@@ -61,14 +61,18 @@ _begin_values = itemgetter("request_id", "n", "time_ms", "provider", "upstream_m
 
 @dataclass(slots=True)
 class Batch:
-    """What some records come to. `unreadable` counts records that are not what this release writes."""
+    """What some records come to, as rows. `unreadable` counts records that are not what this release writes."""
 
-    begins: dict[str, tuple[RecordDict, str]] = field(default_factory=dict)  # attempt id -> its B and the writer
+    begins: dict[str, Row] = field(
+        default_factory=dict
+    )  # attempt id -> request_id, n, time_ms, provider, model, credential, at risk, writer
     progress: dict[str, int] = field(default_factory=dict)  # attempt id -> output tokens
-    ends: dict[str, RecordDict] = field(default_factory=dict)  # attempt id -> its E
-    opens: dict[str, RecordDict] = field(default_factory=dict)  # request id -> RequestOpen
-    latest: dict[str, tuple[RecordDict, str]] = field(default_factory=dict)  # request id -> its last B and the writer
-    closes: dict[str, tuple[RecordDict, RecordDict | None]] = field(default_factory=dict)  # request id -> RequestEnd, last E
+    ends: dict[str, Row] = field(default_factory=dict)  # attempt id -> ATTEMPT_COLUMNS
+    opens: dict[str, Row] = field(default_factory=dict)  # request id -> OPEN_COLUMNS
+    latest: dict[str, str] = field(default_factory=dict)  # request id -> the attempt that was begun last
+    closes: dict[str, tuple[Row, Row | None]] = field(
+        default_factory=dict
+    )  # request id -> END_COLUMNS, trace, dropped; its last end
     unreadable: int = 0
 
     def add(self, records: list[RecordDict], writer: str) -> None:
@@ -78,67 +82,64 @@ class Batch:
             except (KeyError, TypeError, AttributeError):
                 self.unreadable += 1
 
+    def interrupt(self, request_id: str, attempts: int) -> None:
+        """The end of a request whose process died."""
+        self.closes[request_id] = (("interrupted", None, attempts, None, None, None, None, None, None, None), None)
+
     def _add(self, record: RecordDict, writer: str) -> None:
         kind = record["t"]
         if kind == "E":
-            _attempt_values(record)
-            request_id = record["request_id"]
-            self.ends.setdefault(record["attempt_id"], record)
+            row = _attempt_values(record)
             end = record["end"]
             if end is not None:
-                _end_values(end)
-                self.closes.setdefault(request_id, (end, record))
+                self.closes.setdefault(row[0], (_close(end), row))
+            self.ends.setdefault(record["attempt_id"], row)
         elif kind == "B":
-            _begin_values(record)
-            request_id = record["request_id"]
+            row = (*_begin_values(record), writer)
             opened = record["request"]
             if opened is not None:
-                _open_values(opened)
-                self.opens.setdefault(request_id, opened)
-            begun = (record, writer)
-            self.begins.setdefault(record["attempt_id"], begun)
-            self.latest[request_id] = begun
+                self.opens.setdefault(row[0], _open_values(opened))
+            attempt_id = record["attempt_id"]
+            self.begins.setdefault(attempt_id, row)
+            self.latest[row[0]] = attempt_id
         elif kind == "P":
             attempt_id = record["attempt_id"]
             self.progress[attempt_id] = max(self.progress.get(attempt_id, 0), record["output_tokens"])
         elif kind == "R":
-            opened, end = record["request"], record["end"]
-            _open_values(opened)
-            _end_values(end)
-            self.opens.setdefault(opened["id"], opened)
-            self.closes.setdefault(opened["id"], (end, None))
+            row, close = _open_values(record["request"]), _close(record["end"])
+            self.opens.setdefault(row[0], row)
+            self.closes.setdefault(row[0], (close, None))
         else:
             self.unreadable += 1
 
     def ended_requests(self) -> list[Row]:
         """OPEN_COLUMNS, provider, upstream_model, END_COLUMNS, trace, dropped."""
         rows = []
-        for request_id, (end, last) in self.closes.items():
-            opened = self.opens.get(request_id)
+        for request_id, (close, last) in self.closes.items():
             if last is None and request_id in self.latest:
-                last = self.latest[request_id][0]
-            who = _NOBODY if last is None else (last["provider"], last["upstream_model"])
-            head = _open_values(opened) if opened is not None else _unknown_open(request_id, last)
-            rows.append(head + who + _end_values(end) + (_json(end.get("trace")), _json(end.get("dropped"))))
+                last = self.begins[self.latest[request_id]]
+            opened = self.opens.get(request_id) or _unknown_open(request_id, last)
+            rows.append(opened + ((None, None) if last is None else last[3:5]) + close)
         return rows
 
     def running_requests(self) -> list[Row]:
         """OPEN_COLUMNS, provider, upstream_model, attempts, writer; of requests that do not end in this batch."""
         rows = []
-        for request_id, (begin, writer) in self.latest.items():
+        for request_id, attempt_id in self.latest.items():
             if request_id not in self.closes:
-                opened = self.opens.get(request_id)
-                head = _open_values(opened) if opened is not None else _unknown_open(request_id, begin)
-                rows.append((*head, begin["provider"], begin["upstream_model"], begin["n"], writer))
+                begin = self.begins[attempt_id]
+                _, n, _, provider, upstream_model, *_, writer = begin
+                opened = self.opens.get(request_id) or _unknown_open(request_id, begin)
+                rows.append((*opened, provider, upstream_model, n, writer))
         return rows
 
     def ended_attempts(self) -> list[Row]:
         """ATTEMPT_COLUMNS."""
-        return [_attempt_values(end) for end in self.ends.values()]
+        return list(self.ends.values())
 
     def running_attempts(self) -> list[Row]:
         """request_id, n, time_ms, provider, upstream_model, credential, at_risk_tokens, writer."""
-        return [(*_begin_values(begin), writer) for key, (begin, writer) in self.begins.items() if key not in self.ends]
+        return [row for attempt_id, row in self.begins.items() if attempt_id not in self.ends]
 
     def running_progress(self) -> list[Row]:
         """output_tokens, request_id, n."""
@@ -150,12 +151,13 @@ class Batch:
         return rows
 
 
-_NOBODY: Row = (None, None)
+def _close(end: RecordDict) -> Row:
+    return (*_end_values(end), _json(end["trace"]), _json(end["dropped"]))
 
 
-def _unknown_open(request_id: str, record: RecordDict | None) -> Row:
+def _unknown_open(request_id: str, attempt: Row | None) -> Row:
     """The head of a request whose first begin was lost: nothing but the id and a time."""
-    return (request_id, record["time_ms"] if record is not None else 0, *(None,) * 9)
+    return (request_id, attempt[2] if attempt is not None else 0, *(None,) * 9)
 
 
 def _json(value: Any) -> str | None:
@@ -193,7 +195,3 @@ def interrupted_attempt(row: RecordDict) -> RecordDict:
         "at_risk_tokens": 0 if relayed else row["at_risk_tokens"],
         "end": None,
     }
-
-
-def interrupted_request(attempts: int) -> RecordDict:
-    return {**dict.fromkeys(END_COLUMNS), "outcome": "interrupted", "attempts": attempts}

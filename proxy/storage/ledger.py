@@ -42,8 +42,8 @@ VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,2)
 ON CONFLICT (request_id, n) DO UPDATE SET rank = 2, writer = NULL, outcome = excluded.outcome, http_status = excluded.http_status,
     error_class = excluded.error_class, category = excluded.category, error = excluded.error,
     first_token_ms = excluded.first_token_ms, duration_ms = excluded.duration_ms, input_tokens = excluded.input_tokens,
-    cached_input_tokens = excluded.cached_input_tokens, cache_write_tokens = excluded.cache_write_tokens, output_tokens = excluded.output_tokens,
-    reasoning_tokens = excluded.reasoning_tokens, input_audio_tokens = excluded.input_audio_tokens,
+    cached_input_tokens = excluded.cached_input_tokens, cache_write_tokens = excluded.cache_write_tokens,
+    output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens, input_audio_tokens = excluded.input_audio_tokens,
     output_audio_tokens = excluded.output_audio_tokens, usage_source = excluded.usage_source, cost_nusd = excluded.cost_nusd,
     price_source = excluded.price_source, at_risk_tokens = excluded.at_risk_tokens, finish_reason = excluded.finish_reason
 WHERE excluded.rank > rank"""
@@ -174,16 +174,17 @@ def _add_request(sums: dict[Key, list[int]], owner: Whose, row: Row) -> None:
 
 
 def _add_attempt(sums: dict[Key, list[int]], owner: Whose, row: Row) -> None:
-    total = _sums_for(sums, (row[2] // _HOUR_MS, row[3], row[4], *owner[3]))
+    _, _, time_ms, provider, upstream_model, _, outcome, *_ = row
+    duration_ms, *tokens, source, cost_nusd, _, at_risk_tokens, _ = row[12:]
+    total = _sums_for(sums, (time_ms // _HOUR_MS, provider, upstream_model, *owner[3]))
     total[_ATTEMPTS] += 1
-    if row[6] == "ok":
+    if outcome == "ok":
         total[_ATTEMPTS_OK] += 1
-    if row[12] is not None:
-        total[_ATTEMPT_US] += int(row[12] * 1000)
-    for index, tokens in enumerate(row[13:20], _TOKENS):
-        if tokens:
-            total[index] += tokens
-    source, cost_nusd, _, at_risk_tokens = row[20:24]
+    if duration_ms is not None:
+        total[_ATTEMPT_US] += int(duration_ms * 1000)
+    for index, count in enumerate(tokens, _TOKENS):
+        if count:
+            total[index] += count
     total[_AT_RISK] += at_risk_tokens
     if cost_nusd is not None:
         total[_COST] += cost_nusd

@@ -52,18 +52,20 @@ def cell(value: object) -> Text:
         case int():
             return Text(f"{value:,}")
         case float():
-            return Text(f"{value:,.0f}")
+            return Text(f"{value:,.1f}" if value < 100 else f"{value:,.0f}")
         case _:
             text = one_line(str(value))
             return Text(text, style=_STYLES.get(text, ""))
 
 
 def money(usd: str | None) -> Text:
-    """`$0.001250`: six decimals, or as many as a tiny amount needs. None is an unknown price and says so."""
+    """`$0.001250`: six decimals, or as many as a tiny amount needs. None is an unknown price and says so; nothing is `$0`."""
     if usd is None:
         return Text("unpriced", style="yellow")
     amount = Decimal(usd)
-    return Text(f"${amount:,.6f}" if amount >= Decimal("0.000001") or not amount else f"${amount:f}")
+    if not amount:
+        return Text("$0", style="dim")
+    return Text(f"${amount:,.6f}" if amount >= Decimal("0.000001") else f"${amount:f}")
 
 
 def usage(rows: Iterable[Row], groups: Sequence[str], title: str) -> Table:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ class FakeClock:
 
     def wall(self) -> float:
         return self.now
+
+
+@dataclass
+class Disk:
+    well: bool = True
 
 
 class FlakyOs:
@@ -186,20 +192,20 @@ def test_whichever_call_fails_no_end_is_lost_and_nothing_follows_a_tear(
 def test_while_nothing_can_be_written_ends_wait_and_begins_are_refused(
     tmp_path: Path, clock: FakeClock, fault: int | str
 ) -> None:
-    broken = False
-    flaky = FlakyOs(lambda _number, name: broken and name in ("write", "open"), fault)
+    disk = Disk()
+    flaky = FlakyOs(lambda _number, name: not disk.well and name in ("write", "open"), fault)
     journal = Journal(tmp_path, boot_id="BOOT", clock=clock, os_module=flaky)
-    assert journal.healthy
     journal.append(end(0))
-    broken = True
+    assert (journal.healthy, journal.waiting) == (True, 0)
+    disk.well = False
     journal.append(end(1))
     journal.append(Progress("R9-1", 3))
     assert (journal.healthy, journal.waiting) == (False, 1)
     with pytest.raises(JournalError):
         journal.append(begin(2))
     journal.tick()
-    assert not journal.healthy
-    broken = False
+    assert (journal.healthy, journal.waiting) == (False, 1)
+    disk.well = True
     journal.append(end(3))
     journal.tick()
     assert (journal.healthy, journal.waiting) == (True, 0)
@@ -209,10 +215,10 @@ def test_while_nothing_can_be_written_ends_wait_and_begins_are_refused(
 
 
 def test_a_stuck_writer_still_holds_a_lock_so_that_nobody_thinks_it_dead(tmp_path: Path, clock: FakeClock) -> None:
-    broken = False
-    flaky = FlakyOs(lambda _number, name: broken and name in ("write", "open"), errno.EIO)
+    disk = Disk()
+    flaky = FlakyOs(lambda _number, name: not disk.well and name in ("write", "open"), errno.EIO)
     journal = Journal(tmp_path, boot_id="BOOT", clock=clock, os_module=flaky)
-    broken = True
+    disk.well = False
     journal.append(end(1))
     with segments(tmp_path)[0].open("rb") as reader, pytest.raises(BlockingIOError):
         fcntl.flock(reader, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -220,10 +226,10 @@ def test_a_stuck_writer_still_holds_a_lock_so_that_nobody_thinks_it_dead(tmp_pat
 
 
 def test_the_ring_is_bounded_and_the_end_that_finds_it_full_is_reported(tmp_path: Path, clock: FakeClock) -> None:
-    broken = False
-    flaky = FlakyOs(lambda _number, name: broken and name in ("write", "open"), errno.ENOSPC)
+    disk = Disk()
+    flaky = FlakyOs(lambda _number, name: not disk.well and name in ("write", "open"), errno.ENOSPC)
     journal = Journal(tmp_path, boot_id="BOOT", clock=clock, os_module=flaky)
-    broken = True
+    disk.well = False
     record = end(1)
     for _ in range(RING_RECORDS):
         journal.append(record)
@@ -236,16 +242,16 @@ def test_the_ring_is_bounded_and_the_end_that_finds_it_full_is_reported(tmp_path
 
 def test_a_full_disk_costs_the_reserve_first(tmp_path: Path, clock: FakeClock) -> None:
     reserve = tmp_path / "reserve.bin"
-    full = False
-    flaky = FlakyOs(lambda _number, name: full and name == "write" and reserve.exists(), errno.ENOSPC)
+    disk = Disk()
+    flaky = FlakyOs(lambda _number, name: not disk.well and name == "write" and reserve.exists(), errno.ENOSPC)
     journal = Journal(tmp_path, boot_id="BOOT", clock=clock, os_module=flaky)
     assert reserve.stat().st_size == 8 << 20
-    full = True
+    disk.well = False
     journal.append(end(1))
     assert not reserve.exists()
     assert journal.waiting == 0
     assert ends_in(tmp_path) == ["R1-1"]
-    full = False
+    disk.well = True
     journal.tick()
     assert reserve.exists()
     journal.close()
@@ -255,14 +261,13 @@ def test_little_free_space_is_unhealthy_before_it_hurts(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path, boot_id="BOOT", clock=clock)
-    assert journal.healthy
-    monkeypatch.setattr(journal, "_free_bytes", lambda: MIN_FREE_BYTES - 1)
-    journal.tick()
-    assert not journal.healthy
-    journal.append(begin(1))  # still written: shedding is the caller's business
-    monkeypatch.setattr(journal, "_free_bytes", lambda: MIN_FREE_BYTES)
-    journal.tick()
-    assert journal.healthy
+    verdicts = [journal.healthy]
+    for free_bytes in (MIN_FREE_BYTES - 1, MIN_FREE_BYTES):
+        monkeypatch.setattr(journal, "_free_bytes", lambda free_bytes=free_bytes: free_bytes)
+        journal.tick()
+        verdicts.append(journal.healthy)
+        journal.append(begin(1))  # written either way: shedding is the caller's business
+    assert verdicts == [True, False, True]
     journal.close()
 
 
@@ -270,6 +275,15 @@ def test_a_folder_that_cannot_be_made_is_an_error_at_the_start(tmp_path: Path, c
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match="cannot be opened"):
         Journal(tmp_path / "file" / "journal", boot_id="BOOT", clock=clock)
+
+
+def test_a_closed_journal_takes_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    journal = Journal(tmp_path, boot_id="BOOT", clock=clock)
+    journal.close()
+    journal.tick()
+    with pytest.raises(JournalError):
+        journal.append(end(1))
+    assert (journal.healthy, len(segments(tmp_path))) == (False, 1)
 
 
 def test_a_record_beyond_the_frame_is_refused(tmp_path: Path, clock: FakeClock) -> None:

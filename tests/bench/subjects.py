@@ -74,6 +74,7 @@ class Subject:
         self.core = core
         self.port = free_port()
         self.child: Child | None = None
+        self.idle_ns = (0.0, 0.0)  # CPU for each second of doing nothing: of all its processes, and of the first alone
 
     def start(self) -> float:
         """Seconds from the start of the process until it was ready."""
@@ -91,6 +92,13 @@ class Subject:
     def cpu_ns(self) -> tuple[int, int]:
         """CPU time so far: of all its processes, and of the first alone."""
         return self.child.cpu_ns() if self.child is not None else (0, 0)
+
+    def rest(self, seconds: float) -> None:
+        """Finds out what it does while nothing is asked of it."""
+        before = self.cpu_ns()
+        time.sleep(seconds)
+        after = self.cpu_ns()
+        self.idle_ns = ((after[0] - before[0]) / seconds, (after[1] - before[1]) / seconds)
 
     def stop(self) -> None:
         if self.child is not None:

@@ -9,6 +9,11 @@ from proxy.config.load import load
 
 pytestmark = pytest.mark.unit
 
+CLOSE_THE_BRACKET = (
+    "1:23: not valid YAML: did not find expected ',' or ']' "
+    "(check the indentation, brackets and quotes here and on the line before)"
+)
+
 # The file, and what is said of it after `providers.yaml:`.
 FAULTS: list[tuple[str, list[str]]] = [
     ("serverr: {port: 1}", ["1:1: unknown key 'serverr' (did you mean 'server'?)"]),
@@ -105,7 +110,7 @@ FAULTS: list[tuple[str, list[str]]] = [
     ("providers: {groq: {api_keys: []}}", ['1:30: api_keys lists nothing (write ["${KEY_A}", "${KEY_B}"], or remove the line)']),
     (
         "providers: {groq: {api_keys: k1}}",
-        ["1:30: api_keys: a list is needed (write for example api_keys: [${KEY_A}, ${KEY_B}])"],
+        ['1:30: api_keys: a list is needed (write for example api_keys: ["${KEY_A}", "${KEY_B}"])'],
     ),
     ("providers: {groq: {api_key: 5}}", ["1:29: api_key: text is needed (write for example api_key: ${GROQ_API_KEY})"]),
     ("providers: {groq: {headers: {Host: x}}}", ["1:30: 'Host' cannot be set as a header (remove it)"]),
@@ -208,7 +213,7 @@ FAULTS: list[tuple[str, list[str]]] = [
         "clients: {a: {key: k-one, budget: 5}}",
         ["1:35: budget: '5': a mapping is needed (write for example budget: {usd: 50, per: month})"],
     ),
-    ("clients: {a: {keys: k-one}}", ["1:21: keys: a list is needed (write for example keys: [${OLD_KEY}, ${NEW_KEY}])"]),
+    ("clients: {a: {keys: k-one}}", ['1:21: keys: a list is needed (write for example keys: ["${OLD_KEY}", "${NEW_KEY}"])']),
     ("clients: [a]", ["1:10: clients: a list: a mapping is needed (write keys and values, indented below it)"]),
     (
         "auth: {admin_token: k-one}\nclients: {a: {key: k-one}}",
@@ -229,9 +234,7 @@ FAULTS: list[tuple[str, list[str]]] = [
     ("chains: {a: [demo/chat], a: [demo/down]}", ["1:26: duplicate key 'a', first written on line 1 (keep one of them)"]),
     (
         "chains: {a: [demo/chat}",
-        [
-            "1:23: not valid YAML: did not find expected ',' or ']' (check the indentation, brackets and quotes here and on the line before)"
-        ],
+        [CLOSE_THE_BRACKET],
     ),
     (
         "chains:\n\ta: [demo/chat]",
@@ -328,7 +331,11 @@ def test_a_file_of_aliases_that_would_grow_without_end_is_a_fault(tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("text", ["[" * 500, "a: &a [*a]", "{a: " * 60 + "1" + "}" * 60])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 500, "[" * 1_000_000, "- " * 500_000, "{a: " * 200_000, "a: &a [*a]", "{a: " * 60 + "1" + "}" * 60],
+    ids=["brackets", "a million brackets", "dashes", "braces", "an alias of itself", "a closed one"],
+)
 def test_deep_and_circular_files_are_faults(text: str, tmp_path: Path) -> None:
     assert faults_of(text, tmp_path)
 

@@ -39,7 +39,8 @@ def test_a_secret_too_short_to_tell_from_a_word_is_left() -> None:
         "AIza" + "b" * 24,
         "Authorization: Bearer abcdef.ghijkl",
         "bearer   abcdefghijkl",
-        "eyJhbGciOiJI.eyJzdWIi.c2ln",
+        "eyJhbGciOiJIUzI1.eyJzdWIi.c2ln",
+        "aws AKIAABCDEFGHIJKLMNOP",
         "in organization org-abcdefgh1234 on tokens",
     ],
 )

@@ -32,7 +32,7 @@ def none_of(what: str, count: int) -> Check:
 
 
 def at_most(what: str, value: float, bar: float, unit: str) -> Check:
-    return Check(what, f"{value:,.1f} {unit}", f"≤ {bar:,g} {unit}", value <= bar)
+    return Check(what, f"{value:,.{2 if abs(value) < 10 else 1}f} {unit}", f"≤ {bar:,g} {unit}", value <= bar)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import sqlite3
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,14 @@ def tables(records: list[Record], *, batch_records: int, segment_bytes: int, cut
         data_dir = Path(folder)
         drainer = Drainer(data_dir, Wall(), batch_records=batch_records, log=lambda _event, _fields: None)
         edges = sorted({0, len(records), *(cut % (len(records) + 1) for cut in cuts)})
-        for index, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for index, (start, stop) in enumerate(pairwise(edges)):
             write(data_dir, records[start:stop], f"BOOT{index}", segment_bytes=segment_bytes)
             drainer.drain()
         drainer.close()
         connection = sqlite3.connect(data_dir / LEDGER)
         connection.row_factory = sqlite3.Row
         found = [
-            [{name: row[name] for name in row.keys() if name != "writer"} for row in connection.execute(sql)]
+            [{name: value for name, value in dict(row).items() if name != "writer"} for row in connection.execute(sql)]
             for sql in ("SELECT * FROM requests", "SELECT * FROM attempts", "SELECT * FROM usage_hourly")
         ]
         connection.close()

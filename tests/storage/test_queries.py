@@ -245,7 +245,6 @@ INSERT INTO attempts SELECT id, 1, 2, time_ms, provider, upstream_model, '', out
     'provider', 1000, '', 0, 'stop', NULL FROM requests"""
 
 
-@pytest.mark.performance
 async def test_two_hundred_thousand_rows_are_no_burden(tmp_path: Path, queries: Queries) -> None:
     """Counted in the steps of SQLite's machine, not in seconds: none of the lists may walk the table."""
     connection = open_writer(tmp_path / LEDGER)
@@ -260,7 +259,7 @@ async def test_two_hundred_thousand_rows_are_no_burden(tmp_path: Path, queries: 
 
     connection.row_factory = sqlite3.Row
     connection.set_progress_handler(count, 1000)
-    wanted = (
+    wanted: tuple[dict[str, str], ...] = (
         {},
         {"outcome": "failed"},
         {"client": "c7"},

@@ -1,0 +1,258 @@
+"""What is written of a request while it runs and when it ends: journal records, cost, metrics, the log line. Synchronous throughout.
+
+A begin record goes before every dispatch, an end record before the last bytes of an answer; the request's own end is part of its last
+attempt's, or a record of its own when no attempt was open. Each of them is written once, whatever happens around it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.accounting.journal import JournalError
+from proxy.accounting.pricing import charge
+from proxy.accounting.records import Begin, End, Rejected, RequestEnd, RequestOpen
+from proxy.accounting.usage import estimate_input
+from proxy.core.errors import LedgerUnavailable, UpstreamError
+from proxy.core.money import nusd_to_usd
+from proxy.core.target import Chain
+from proxy.core.usage import Usage
+from proxy.engine.attempt import Attempt
+from proxy.engine.exchange import Exchange
+from proxy.engine.services import Services
+from proxy.routing.plan import Candidate
+from proxy.routing.verdict import RULES
+
+_NOTHING = Usage()
+
+# what came of a request: (outcome, HTTP status, error code)
+Closing = tuple[str, int | None, str | None]
+OK: Closing = ("ok", 200, None)
+CLIENT_GONE: Closing = ("client_gone", 499, "client_gone")
+
+
+class Books:
+    """One per request. `trace` is the plan's, shared and never changed; `notes` are what the walk adds to it."""
+
+    __slots__ = (
+        "_exchange",
+        "_opened",
+        "_services",
+        "attempts",
+        "chain",
+        "closed",
+        "cost_nusd",
+        "first_token_s",
+        "notes",
+        "outcome",
+        "overhead_s",
+        "trace",
+        "unpriced",
+        "waited_s",
+    )
+
+    def __init__(self, services: Services, exchange: Exchange) -> None:
+        self._services = services
+        self._exchange = exchange
+        self._opened = False
+        self.chain: Chain | None = None
+        self.trace: list[dict[str, Any]] = []
+        self.notes: list[dict[str, Any]] = []
+        self.attempts = 0
+        self.closed = False
+        self.outcome = "failed"
+        self.cost_nusd = 0
+        self.unpriced = False
+        self.first_token_s: float | None = None
+        self.overhead_s: float | None = None
+        self.waited_s = 0.0  # in attempts that failed and in pauses between them: not the proxy's own time
+
+    def begin(self, candidate: Candidate) -> tuple[str, int]:
+        """The id and number of a new attempt, whose begin record is now in the kernel. Raises LedgerUnavailable."""
+        exchange = self._exchange
+        n = self.attempts + 1
+        attempt_id = f"{exchange.id}-{n}"
+        target = candidate.target
+        record = Begin(
+            attempt_id,
+            exchange.id,
+            n,
+            exchange.time_ms if n == 1 else int(self._services.clock.wall() * 1000),
+            target.provider.name,
+            target.upstream_model,
+            candidate.credential.id,
+            estimate_input(exchange.request.body_bytes),
+            None if self._opened else self._request_open(),
+        )
+        try:
+            self._services.journal.append(record)
+        except JournalError as error:
+            raise LedgerUnavailable("The ledger cannot be written, so nothing is sent that it could not account for.") from error
+        self._opened = True
+        self.attempts = n
+        return attempt_id, n
+
+    def end(
+        self,
+        attempt: Attempt,
+        outcome: str,
+        now: float,
+        *,
+        usage: Usage | None = None,
+        error: UpstreamError | None = None,
+        closing: Closing | None = None,
+    ) -> None:
+        """The one place where an attempt ends. `usage` None: nothing consumed that anybody can know. `closing`: the request ends too."""
+        if attempt.settled:
+            return
+        attempt.settled = True
+        services, exchange = self._services, self._exchange
+        candidate = attempt.candidate
+        target = candidate.target
+        content_at, started_at = attempt.content_at, attempt.started_at
+        cost_nusd: int | None = 0
+        price_source: str | None = None
+        used = _NOTHING
+        if usage is not None:
+            used = usage
+            cost_nusd, price_source = charge(usage, services.prices.rates(target, services.clock.wall()))
+            if cost_nusd is None:
+                self.unpriced = True
+            else:
+                self.cost_nusd += cost_nusd
+        first_token_s = content_at - started_at if content_at is not None else None
+        status, error_class, category, message, at_risk = attempt.status, None, None, None, 0
+        if error is not None:
+            rule = RULES[error.error_class]
+            error_class, category, message = error.error_class.value, rule.category, error.message
+            if error.status is not None:
+                status = error.status
+            if usage is None and rule.billed == "risk" and error.sent:
+                at_risk = estimate_input(exchange.request.body_bytes)
+        self._append(
+            End(
+                attempt.id,
+                exchange.id,
+                attempt.n,
+                exchange.time_ms + int((started_at - exchange.received) * 1000),
+                target.provider.name,
+                target.upstream_model,
+                candidate.credential.id,
+                outcome,
+                status,
+                error_class,
+                category,
+                message,
+                first_token_s * 1000 if first_token_s is not None else None,
+                (now - started_at) * 1000,
+                used.input_tokens,
+                used.cached_input_tokens,
+                used.cache_write_tokens,
+                used.output_tokens,
+                used.reasoning_tokens,
+                used.input_audio_tokens,
+                used.output_audio_tokens,
+                used.source.value if usage is not None else None,
+                cost_nusd,
+                price_source,
+                at_risk,
+                attempt.finish_reason,
+                self._request_end(closing, now, attempt) if closing is not None else None,
+            )
+        )
+        services.meter.attempt_ended(
+            target.provider.name,
+            target.label,
+            "ok" if error_class is None else error_class,
+            now - started_at,
+            first_token_s,
+            usage,
+            cost_nusd,
+        )
+        if closing is None:
+            self.waited_s += now - started_at
+        else:
+            self._close(closing, now, attempt, used)
+
+    def close_unattempted(self, closing: Closing, now: float) -> None:
+        """A request that ends while no attempt is open: refused, or nothing left to try."""
+        if not self.closed:
+            self._append(Rejected(self._request_open(), self._request_end(closing, now, None)))
+            self._close(closing, now, None, _NOTHING)
+
+    def _append(self, record: End | Rejected) -> None:
+        try:
+            self._services.journal.append(record)
+        except JournalError as error:
+            # the answer goes out all the same: the caller has paid for it; the loss is counted and loud
+            self._services.log.error("ledger_record_lost", request_id=self._exchange.id, fault=str(error))
+
+    def _request_open(self) -> RequestOpen:
+        exchange = self._exchange
+        tags = exchange.tags
+        return RequestOpen(
+            exchange.id,
+            exchange.time_ms,
+            exchange.client.name if exchange.client is not None else None,
+            tags.department,
+            tags.agent,
+            tags.task,
+            tags.task_id,
+            exchange.request.model,
+            self.chain.name if self.chain is not None else None,
+            exchange.request.stream,
+            exchange.settings.hash,
+        )
+
+    def _request_end(self, closing: Closing, now: float, attempt: Attempt | None) -> RequestEnd:
+        received = self._exchange.received
+        outcome, status, code = closing
+        finish_reason = None
+        dropped: list[str] = []
+        if attempt is not None:
+            finish_reason = attempt.finish_reason
+            if attempt.outbound.dropped:
+                dropped = list(attempt.outbound.dropped)
+            content_at = attempt.content_at
+            if content_at is not None:
+                self.first_token_s = content_at - received
+                # before the call and after the answer; of a stream the latter is spread over its chunks and not counted
+                after_s = now - content_at if attempt.stream is None else 0.0
+                self.overhead_s = attempt.dispatched_at - received - self.waited_s + after_s
+        return RequestEnd(
+            outcome,
+            status,
+            self.attempts,
+            (now - received) * 1000,
+            self.first_token_s * 1000 if self.first_token_s is not None else None,
+            self.overhead_s * 1000 if self.overhead_s is not None else None,
+            finish_reason,
+            code,
+            [*self.trace, *self.notes] if self.notes else self.trace,
+            dropped,
+        )
+
+    def _close(self, closing: Closing, now: float, attempt: Attempt | None, used: Usage) -> None:
+        exchange = self._exchange
+        self.closed = True
+        outcome, status, code = closing
+        self.outcome = outcome
+        target = attempt.candidate.target if attempt is not None else None
+        self._services.log.request(
+            {
+                "request_id": exchange.id,
+                "client": exchange.client.name if exchange.client is not None else None,
+                "model": exchange.request.model,
+                "provider": target.provider.name if target is not None else None,
+                "upstream_model": target.upstream_model if target is not None else None,
+                "stream": exchange.request.stream,
+                "outcome": outcome,
+                "status": status,
+                "error": code,
+                "attempts": self.attempts,
+                "input_tokens": used.input_tokens,
+                "output_tokens": used.output_tokens,
+                "cost_usd": None if self.unpriced else nusd_to_usd(self.cost_nusd),
+                "first_token_ms": int(self.first_token_s * 1000) if self.first_token_s is not None else None,
+                "duration_ms": int((now - exchange.received) * 1000),
+            }
+        )

@@ -1,0 +1,120 @@
+"""The proxy as it really runs: on a port, in a thread of its own or as a process, with its drainer.
+
+Two doors lead to one engine: the fast lane (`FastProtocol`), which `tollbridge serve` uses, and plain ASGI, which is what
+`proxy.app:app` is under any other server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import uvicorn
+
+from proxy.app import create_app
+from proxy.config.load import load
+from proxy.config.settings import Settings
+from proxy.runtime import Runtime
+from proxy.server.lifecycle import DrainingServer
+from proxy.server.protocol import FastProtocol
+from tests.e2e.client import Client, until
+
+Door = Literal["fast", "asgi"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Proxy:
+    """In a thread of this process. `runtime` is what runs; `client` asks it."""
+
+    def __init__(self, config: Path, *, door: Door = "fast", environ: Mapping[str, str] | None = None) -> None:
+        def read() -> Settings:
+            return load(config, environ=environ or {})
+
+        held: list[Runtime] = []
+        application = create_app(read, on_runtime=held.append)
+        started = threading.Event()
+        options = uvicorn.Config(
+            application,
+            http=FastProtocol if door == "fast" else "httptools",
+            ws="none",
+            loop="uvloop",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+        self._server = DrainingServer(options, lambda: held[0].gateway if held else None, on_started=started.set)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._thread = threading.Thread(target=self._run, name=f"proxy {door}")
+        self._thread.start()
+        self.port: int = self._listener.getsockname()[1]
+        self.client = Client(self.port)
+        until(lambda: started.is_set() or not self._thread.is_alive(), what="the start")
+        assert started.is_set(), "the proxy did not start"
+        self.runtime = held[0]
+        until(lambda: self.runtime.gateway.services.prices.ready, what="the price data", seconds=30)
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._listener])
+
+    def stop(self) -> None:
+        self._server.handle_exit(signal.SIGINT, None)
+        self._thread.join(20)
+        assert not self._thread.is_alive(), "the proxy did not stop"
+
+
+class Process:
+    """`python -m proxy serve`: what it says on standard output and error goes to files beside the configuration."""
+
+    def __init__(self, config: Path, *, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()) -> None:
+        self.directory = config.parent
+        self._out = self.directory / "out.txt"
+        self._errors = self.directory / "errors.txt"
+        with self._out.open("wb") as out, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "proxy", "serve", "--config", str(config), "--port", "0", *options],
+                cwd=self.directory,
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **(environ or {})},
+                stdout=out,
+                stderr=errors,
+            )
+        self.port = 0
+
+    def ready(self) -> Client:
+        """A client, once the banner says where it listens."""
+
+        def port() -> int | None:
+            assert self.process.poll() is None, self.errors
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", self.output)
+            return int(found[1]) if found else None
+
+        self.port = until(port, what="the banner", seconds=30)
+        return Client(self.port)
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ended(self, seconds: float = 20.0) -> int:
+        """Its exit code."""
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
