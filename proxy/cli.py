@@ -136,10 +136,9 @@ def check(
 def schema() -> None:
     """Print the JSON schema of providers.yaml, for editors."""
     # pydantic builds the whole model tree
-    from proxy.config.schema import File
+    from proxy.config.jsonschema import schema_text
 
-    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **File.model_json_schema()}
-    typer.echo(json.dumps(made, indent=2, ensure_ascii=False))
+    typer.echo(schema_text(), nl=False)
 
 
 @app.command()

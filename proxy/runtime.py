@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import sys
@@ -40,6 +41,7 @@ from proxy.upstream.pool import NativeTransport
 CATCH_UP_S = 30.0  # for the ledger to know what budgets have been spent, where there are any
 DRAINER_RESTART_S = 1.0
 STOP_S = 10.0
+GC_THRESHOLDS = (20_000, 20, 20)
 
 
 _ROOT = str(Path(__file__).resolve().parent.parent)  # where a child process finds this package
@@ -119,6 +121,10 @@ class Runtime:
             self.watcher = ConfigWatcher(self._reload, self.settings, on_change=self._apply, on_error=self._refuse)
             self._tasks.append(asyncio.create_task(self.watcher.run()))
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        # what is there now stays: the collector need not look at it again, and what a request makes is mostly freed by counting
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         if any(client.budget_nusd is not None for client in self.settings.clients.values()):
             await self._seed_budgets()
 

@@ -180,7 +180,9 @@ def test_check_live_asks_for_the_list_and_tells_good_keys_from_bad(run: Run, fil
 
 
 def test_the_schema_is_one_that_an_editor_can_use(run: Run) -> None:
-    schema = json.loads(run("schema").out)
+    printed = run("schema").out
+    assert printed == (ROOT / "proxy/config/providers.schema.json").read_text(encoding="utf-8")
+    schema = json.loads(printed)
     assert schema["$schema"].endswith("/schema")
     assert {"server", "providers", "chains", "clients"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False

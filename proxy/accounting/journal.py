@@ -3,9 +3,9 @@
 A segment is `<boot ulid>.<pid>.<sequence>.seg`, written by one process and held under `flock` as long as that process may still
 append to it or has nothing newer: a lock that can be had means that the segment is finished. A frame is
 
-    "LJ01" | length u32 | crc32 u32 | payload          little-endian; crc over the payload, seeded with the length
+    "LJ02" | length u32 | crc32 u32 | payload          little-endian; crc over the payload, seeded with the length
 
-and its payload one record of `accounting/records.py` as JSON. After a short write or an error nothing is ever appended behind the
+and its payload one record of `accounting/records.py`, a JSON array. After a short write or an error nothing is ever appended behind the
 tear: the frame goes whole into the next segment. A reader stops at the first frame that is not whole.
 
     append ── ok
@@ -32,10 +32,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from proxy.accounting.records import End, Progress, Record, Rejected
+from proxy.accounting.records import End, Fields, Progress, Record, Rejected, named, positional
 from proxy.core.ports import Clock
 
-MAGIC = b"LJ01"
+MAGIC = b"LJ02"
 HEAD = Struct("<4sII")
 MAX_PAYLOAD_BYTES = 1 << 20
 RESERVE_BYTES = 8 << 20
@@ -104,7 +104,7 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Raises JournalError for a begin that cannot be written, and for an end that finds the ring full as well."""
-        payload = orjson.dumps(record)
+        payload = orjson.dumps(positional(record))
         size = len(payload)
         frame = HEAD.pack(MAGIC, size, zlib.crc32(payload, size)) + payload
         if size > MAX_PAYLOAD_BYTES:
@@ -266,26 +266,42 @@ class Journal:
 
 def frames(data: bytes, position: int = 0) -> Iterator[tuple[int, bytes]]:
     """Each whole frame's payload and the position behind it. Stops before the first that is cut short or not as written."""
-    size = len(data)
-    while (start := position + HEAD.size) <= size:
-        magic, length, crc = HEAD.unpack_from(data, position)
+    size, head, crc32, unpack = len(data), HEAD.size, zlib.crc32, HEAD.unpack_from
+    while (start := position + head) <= size:
+        magic, length, crc = unpack(data, position)
         position = start + length
         if magic != MAGIC or length > MAX_PAYLOAD_BYTES or position > size:
             return
         payload = data[start:position]
-        if zlib.crc32(payload, length) != crc:
+        if crc32(payload, length) != crc:
             return
         yield position, payload
 
 
-def split_frames(data: bytes, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """At most `limit` records from the head of `data`, and the bytes that they take."""
-    whole = list(islice(frames(data), limit))
-    loads = orjson.loads
-    return [loads(payload) for _, payload in whole], whole[-1][0] if whole else 0
+def split_frames(data: bytes, limit: int) -> tuple[list[Fields], int]:
+    """At most `limit` records from the head of `data`, and the bytes that they take. What is no JSON comes as an empty record."""
+    payloads, size = [], 0
+    for position, payload in islice(frames(data), limit):
+        payloads.append(payload)
+        size = position
+    try:
+        records = orjson.loads(b"[%b]" % b",".join(payloads))
+    except orjson.JSONDecodeError:
+        records = []
+    if len(records) != len(payloads):
+        records = [_record(payload) for payload in payloads]
+    return records, size
+
+
+def _record(payload: bytes) -> Fields:
+    try:
+        record: Fields = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return []
+    return record
 
 
 def read_segment(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each whole record of a segment with the offset behind it, up to the end or the first tear."""
+    """Each whole record of a segment by names, with the offset behind it, up to the end or the first tear."""
     for position, payload in frames(path.read_bytes(), offset):
-        yield position, orjson.loads(payload)
+        yield position, named(orjson.loads(payload))

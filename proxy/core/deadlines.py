@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-TICK_S = 0.05
+TICK_S = 0.1
 NEVER = float("inf")
 
 

@@ -12,9 +12,11 @@ class UsageSource(StrEnum):
     ESTIMATED = "estimated"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
-    """`input_tokens` includes cache reads and writes and audio, `output_tokens` includes reasoning and audio; the rest are subsets.
+    """Made on the hot path, where freezing would cost twice the rest; nobody changes one that is made.
+
+    `input_tokens` includes cache reads and writes and audio, `output_tokens` includes reasoning and audio; the rest are subsets.
 
     `provider_cost_nusd` is the price that the provider itself put on the answer (OpenRouter does), None where it says nothing.
     """

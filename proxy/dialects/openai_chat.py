@@ -24,7 +24,7 @@ from proxy.core.target import Quirks, Target
 from proxy.core.usage import Usage
 from proxy.dialects.base import MAX_KEPT_TEXT_BYTES, OutboundRequest, WholeAnswer
 from proxy.dialects.openai_errors import decode_error, error_from_object
-from proxy.wire.sse import EventTooLarge, SseSplitter, event_data
+from proxy.wire.sse import MAX_EVENT_BYTES, EventTooLarge, SseSplitter, event_data
 
 UsageReader = Callable[[dict[str, Any], Quirks], Usage | None]
 
@@ -43,6 +43,7 @@ _CONTENT_FIELDS = (
     "images",
     "tool_plan",
 )
+_ONLY_OBJECTS = {dict}
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 
 
@@ -181,6 +182,14 @@ class ChatStream:
     def feed(self, data: bytes) -> bytes:
         if self.done or self.error is not None:
             return b""
+        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and self._splitter.between_events:
+            chunks = _chunks_of(data)
+            if chunks is not None:
+                return self._pass_chunks(data, chunks)
+        return self._feed_events(data)
+
+    def _feed_events(self, data: bytes) -> bytes:
+        """Any bytes at all: cut into events, each looked at by itself."""
         try:
             events = self._splitter.feed(data)
         except EventTooLarge:
@@ -219,6 +228,43 @@ class ChatStream:
             return b""
         out.append(b"")
         return b"\n\n".join(out)
+
+    def _pass_chunks(self, data: bytes, chunks: list[dict[str, Any]]) -> bytes:
+        """Whole events with a chunk each, as nearly all reads bring them: as a rule nothing is copied."""
+        self.events += len(chunks)
+        texts: list[str] = []
+        held_back: list[int] = []
+        for index, chunk in enumerate(chunks):
+            # by far the most chunks are one piece of text and nothing else
+            choices = chunk.get("choices")
+            if type(choices) is list and len(choices) == 1 and not chunk.get("usage") and "error" not in chunk:
+                choice = choices[0]
+                if type(choice) is dict and not choice.get("finish_reason"):
+                    delta = choice.get("delta")
+                    if type(delta) is dict and len(delta) == 1:
+                        content = delta.get("content")
+                        if type(content) is str and content and "x_groq" not in chunk:
+                            texts.append(content)
+                            continue
+            if texts:
+                self._note_texts(texts)  # now, so that what is kept stands in the order in which it came
+            if not self._passes(chunk):
+                held_back.append(index)
+                if self.error is not None:
+                    break
+        if texts:
+            self._note_texts(texts)
+        if not held_back:
+            return data
+        events = data.split(b"\n\n")
+        stop = held_back[-1] if self.error is not None else len(chunks)
+        return b"".join([event + b"\n\n" for index, event in enumerate(events[:stop]) if index not in held_back])
+
+    def _note_texts(self, texts: list[str]) -> None:
+        self.committed = True
+        self.content_events += len(texts)
+        self._keep("".join(texts))
+        texts.clear()
 
     def close(self) -> bytes:
         if self.error is not None:
@@ -344,6 +390,24 @@ class ChatStream:
         if "message" in chunk or "detail" in chunk:
             return error_from_object(chunk, status=None)
         return None
+
+
+def _chunks_of(data: bytes) -> list[dict[str, Any]] | None:
+    """The JSON objects of `data: {…}\\n\\n` events, parsed together; None when the bytes hold anything but such events."""
+    line_ends = data.count(b"\n")
+    if b"\r" in data or len(data) > MAX_EVENT_BYTES:
+        return None
+    try:
+        if line_ends == 2:
+            chunks = [orjson.loads(data[6:-2])]
+        elif line_ends == 2 * data.count(b"\n\ndata: {") + 2:
+            chunks = orjson.loads(b"[%b]" % data[6:-2].replace(b"\n\ndata: ", b","))
+        else:
+            return None
+    except orjson.JSONDecodeError:
+        return None
+    # as many values as events: then no event is half of another
+    return chunks if 2 * len(chunks) == line_ends and set(map(type, chunks)) == _ONLY_OBJECTS else None
 
 
 def parse_mending(raw: bytes) -> tuple[Any, bytes | None]:

@@ -34,6 +34,7 @@ _BY_STATUS: dict[int, ErrorClass] = {
 _BY_CODE: dict[str, ErrorClass] = {
     "context_length_exceeded": ErrorClass.CONTEXT_LENGTH,
     "string_above_max_length": ErrorClass.CONTEXT_LENGTH,
+    "exceed_context_size_error": ErrorClass.CONTEXT_LENGTH,
     "too_many_prompt_tokens": ErrorClass.CONTEXT_LENGTH,
     "too_many_tokens": ErrorClass.CONTEXT_LENGTH,
     "request_too_large": ErrorClass.CONTEXT_LENGTH,
@@ -84,6 +85,11 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], ErrorClass], ...] = tuple(
     for pattern, error_class in (
         (r"maximum context length|context length exceeded|context window|context_length", ErrorClass.CONTEXT_LENGTH),
         (r"prompt is too long|prompt too long|input is too long|input token count", ErrorClass.CONTEXT_LENGTH),
+        # Moonshot, Z.ai, DashScope, llama.cpp, text-generation-inference
+        (
+            r"exceeded model token limit|prompt exceeds max length|range of input length|available context size|`inputs` tokens \+",
+            ErrorClass.CONTEXT_LENGTH,
+        ),
         (
             r"too many (?:input |prompt )?tokens|exceeds the maximum number of tokens|input tokens exceed",
             ErrorClass.CONTEXT_LENGTH,
@@ -95,10 +101,16 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], ErrorClass], ...] = tuple(
             ErrorClass.CONTENT_POLICY,
         ),
         (r"(?:incorrect|invalid|missing|no valid) api[ _-]?key|api key not valid|api_key_invalid", ErrorClass.AUTH),
-        (r"model\S* .{0,80}(?:does not exist|not found|not exist|is not a valid model)", ErrorClass.MODEL_NOT_FOUND),
+        (
+            r"model\S* (?:\S{1,200} ){0,2}(?:(?:is|was|does|could) )?(?:not (?:be )?(?:exist|found)|not a valid model)",
+            ErrorClass.MODEL_NOT_FOUND,
+        ),
         (r"no such model|unknown model|not a valid model id", ErrorClass.MODEL_NOT_FOUND),
     )
 )
+# these set a key or a model aside for everybody, so the words must be the provider's own: a caller's come quoted or behind a colon
+_LATCHING = frozenset((ErrorClass.AUTH, ErrorClass.INSUFFICIENT_QUOTA, ErrorClass.MODEL_NOT_FOUND))
+_OWN_WORDS = re.compile(r"[^'\"`:]*")
 _REFINED_BY_TEXT = frozenset((ErrorClass.INVALID_REQUEST, ErrorClass.RATE_LIMITED, ErrorClass.AUTH, ErrorClass.SERVER_ERROR))
 
 
@@ -165,8 +177,13 @@ def _by_status(status: int | None) -> ErrorClass:
 def _by_text(message: str, base: ErrorClass) -> ErrorClass:
     # bounded: a message may be a megabyte, and these are regular expressions
     head = message[:2000]
+    own = _OWN_WORDS.match(head)
+    own_chars = own.end() if own is not None else 0
     for pattern, error_class in _BY_TEXT:
-        if pattern.search(head):
+        if base is ErrorClass.RATE_LIMITED and error_class is not ErrorClass.INSUFFICIENT_QUOTA:
+            continue  # "too many tokens" is then a matter of time
+        found = pattern.search(head)
+        if found is not None and (error_class not in _LATCHING or found.start() <= own_chars):
             return error_class
     return base
 

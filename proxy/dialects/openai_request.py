@@ -29,6 +29,8 @@ FORBIDDEN = frozenset(
 )
 _INTEGERS = frozenset(("max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs"))
 _NON_NEGATIVE = frozenset(("max_tokens", "max_completion_tokens", "top_logprobs"))
+# a body with none of these needs no look at anything but its model and messages
+_SPECIAL = FORBIDDEN | _INTEGERS | frozenset(("tools", "functions", "response_format", "logprobs", "parallel_tool_calls"))
 _TAGS = ("department", "agent", "task", "task_id")
 _NO_NEEDS: frozenset[str] = frozenset()
 
@@ -40,24 +42,29 @@ class OpenAIChatInbound:
 
     def decode_request(self, body: bytes) -> ChatRequest:
         parsed = parse_object(body)
-        model = checked_model(parsed.get("model"))
-        _check_messages(parsed.get("messages"))
-        _check_numbers(parsed)
-        stream = _boolean(parsed, "stream")
-        if not FORBIDDEN.isdisjoint(parsed):
-            parsed = {key: value for key, value in parsed.items() if key not in FORBIDDEN}
-        tags = _take_tags(parsed) if "metadata" in parsed else Tags()
+        get = parsed.get
+        model = checked_model(get("model"))
+        needs = _check_messages(get("messages"))
+        if not _SPECIAL.isdisjoint(parsed):
+            if not FORBIDDEN.isdisjoint(parsed):
+                parsed = {key: value for key, value in parsed.items() if key not in FORBIDDEN}
+                get = parsed.get
+            _check_fields(parsed)
+            needs += _needs(parsed)
+        stream = get("stream")
+        if stream is not None and type(stream) is not bool:
+            raise InvalidValue("`stream` must be true or false.", param="stream")
         return ChatRequest(
-            dialect="openai",
-            body=parsed,
-            model=model,
-            stream=stream,
-            include_usage=stream and _wants_usage(parsed.get("stream_options")),
-            body_bytes=len(body),
-            max_output_tokens=parsed.get("max_completion_tokens") or parsed.get("max_tokens"),
-            choices=parsed.get("n") or 1,
-            needs=_needs(parsed),
-            tags=tags,
+            "openai",
+            parsed,
+            model,
+            stream is True,
+            stream is True and _wants_usage(get("stream_options")),
+            len(body),
+            get("max_completion_tokens") or get("max_tokens"),
+            get("n") or 1,
+            frozenset(needs) if needs else _NO_NEEDS,
+            _take_tags(parsed) if "metadata" in parsed else Tags(),
         )
 
     def encode_error(self, error: ProxyError) -> bytes:
@@ -114,19 +121,31 @@ def checked_model(model: object) -> str:
     return model
 
 
-def _check_messages(messages: object) -> None:
+def _check_messages(messages: object) -> list[str]:
+    """The features that the messages need. Raises InvalidRequest, InvalidValue."""
     if type(messages) is not list or not messages:
         raise InvalidRequest("`messages` must be a list with at least one message.", param="messages")
     if len(messages) > MAX_MESSAGES:
         raise InvalidValue(f"`messages` has {len(messages)} entries; at most {MAX_MESSAGES} are taken.", param="messages")
-    for index, message in enumerate(messages):
-        if type(message) is not dict:
-            raise InvalidRequest(f"`messages[{index}]` must be an object with `role` and `content`.", param=f"messages[{index}]")
-        if type(message.get("role")) is not str:
-            raise InvalidRequest(f'`messages[{index}].role` must be a string, such as "user".', param=f"messages[{index}].role")
+    needs: list[str] = []
+    for message in messages:
+        if type(message) is not dict or type(message.get("role")) is not str:
+            raise _bad_message(messages.index(message), message)
+        content = message.get("content")
+        if type(content) is list:
+            kinds = [part.get("type") for part in content if type(part) is dict]
+            needs += [_PART_NEEDS[kind] for kind in kinds if type(kind) is str and kind in _PART_NEEDS]
+    return needs
 
 
-def _check_numbers(body: dict[str, Any]) -> None:
+def _bad_message(index: int, message: object) -> InvalidRequest:
+    where = f"messages[{index}]"
+    if type(message) is not dict:
+        return InvalidRequest(f"`{where}` must be an object with `role` and `content`.", param=where)
+    return InvalidRequest(f'`{where}.role` must be a string, such as "user".', param=f"{where}.role")
+
+
+def _check_fields(body: dict[str, Any]) -> None:
     for name in _INTEGERS & body.keys():
         value = body[name]
         # JSON integers of 2^64 and more arrive as floats: not integers any more
@@ -143,13 +162,6 @@ def _check_numbers(body: dict[str, Any]) -> None:
             raise InvalidRequest("`tools` must be a list.", param="tools")
         if len(tools) > MAX_TOOLS:
             raise InvalidValue(f"`tools` has {len(tools)} entries; at most {MAX_TOOLS} are taken.", param="tools")
-
-
-def _boolean(body: dict[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is None or type(value) is bool:
-        return bool(value)
-    raise InvalidValue(f"`{name}` must be true or false.", param=name)
 
 
 def _wants_usage(options: object) -> bool:
@@ -181,8 +193,8 @@ def clean_tag(value: object) -> str | None:
     return None
 
 
-def _needs(body: dict[str, Any]) -> frozenset[str]:
-    """The features without which a target cannot serve this request (the words of `capabilities`)."""
+def _needs(body: dict[str, Any]) -> list[str]:
+    """The features, besides those of the messages, without which a target cannot serve this request (words of `capabilities`)."""
     found: list[str] = []
     if body.get("tools") or body.get("functions"):
         found.append("tools")
@@ -197,12 +209,7 @@ def _needs(body: dict[str, Any]) -> frozenset[str]:
         found.append("logprobs")
     if (body.get("n") or 1) > 1:
         found.append("n")
-    for message in body["messages"]:
-        content = message.get("content")
-        if type(content) is list:
-            kinds = [part.get("type") for part in content if type(part) is dict]
-            found += [_PART_NEEDS[kind] for kind in kinds if type(kind) is str and kind in _PART_NEEDS]
-    return frozenset(found) if found else _NO_NEEDS
+    return found
 
 
 _PART_NEEDS = {"image_url": "vision", "input_audio": "audio"}

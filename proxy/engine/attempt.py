@@ -21,7 +21,7 @@ from proxy.dialects.base import AnswerStream, OutboundDialect, OutboundRequest
 from proxy.engine.control import Control
 from proxy.routing.deployment import Permit
 from proxy.routing.plan import Candidate
-from proxy.routing.retry_after import exhausted_reset_s, retry_after_s
+from proxy.routing.retry_after import exhausted_reset_s, is_nonsense, retry_after_s
 
 FIRST_TOKEN_STREAM_S = 60.0
 FIRST_TOKEN_WHOLE_S = 300.0
@@ -55,6 +55,7 @@ class Attempt:
         "id",
         "mended",
         "n",
+        "odd_wait",
         "outbound",
         "permit",
         "received_bytes",
@@ -97,6 +98,7 @@ class Attempt:
         self.unsent = b""
         self.received_bytes = 0
         self.reset_s: float | None = None
+        self.odd_wait = False  # it asked for a wait that makes no sense
         self._dialect = dialect
         self._control = control
         self._clock = clock
@@ -193,6 +195,7 @@ class Attempt:
             pass  # an error's body that breaks off is as good as what came of it
         error = self._dialect.decode_error(response.status, response.headers, body[:MAX_ERROR_BYTES])
         error.retry_after_s = retry_after_s(response.headers, wall=self._clock.wall(), body_delay=error.body_delay)
+        self.odd_wait = is_nonsense(response.headers)
         return error
 
     async def _read_body(self, response: UpstreamResponse) -> bytes:

@@ -83,8 +83,11 @@ class Books:
             estimate_input(exchange.request.body_bytes),
             None if self._opened else self._request_open(),
         )
+        journal = self._services.journal
         try:
-            self._services.journal.append(record)
+            if not journal.healthy:
+                raise JournalError("the disk is full")
+            journal.append(record)
         except JournalError as error:
             raise LedgerUnavailable("The ledger cannot be written, so nothing is sent that it could not account for.") from error
         self._opened = True

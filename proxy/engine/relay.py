@@ -44,7 +44,10 @@ from proxy.routing.verdict import RULES, Effect, Verdict, client_error, judge
 
 PRICES_WAIT_S = 5.0  # for the price data, which is read in the background from the start on
 SHORT_WAIT_S = 2.0  # a cooldown or backoff longer than this is not waited for
-_LOUD = frozenset((ErrorClass.AUTH, ErrorClass.MODEL_NOT_FOUND, ErrorClass.INSUFFICIENT_QUOTA))
+# what somebody must mend, and what a failover would hide: said aloud each time
+_LOUD = frozenset(
+    (ErrorClass.AUTH, ErrorClass.MODEL_NOT_FOUND, ErrorClass.INSUFFICIENT_QUOTA, ErrorClass.TLS, ErrorClass.REDIRECT)
+)
 # error classes that are also counted as an oddity of their own
 _EVENTS = {
     ErrorClass.STALE_RETRY: "stale_retry",
@@ -55,7 +58,20 @@ _EVENTS = {
     ErrorClass.INTERNAL: "internal_error",
 }
 _FROM_OUTSIDE = frozenset((ErrorClass.CLIENT_GONE, ErrorClass.DRAINED))
-_BREAKS = frozenset((ErrorClass.RESET_STREAM, ErrorClass.RESET_BODY, ErrorClass.TRUNCATED, ErrorClass.RESET))
+# what a break after content is still called: the rest, an error event of the provider's too, is `stream_interrupted` by then
+_NAMED_BREAKS = frozenset(
+    (
+        ErrorClass.TRUNCATED,
+        ErrorClass.IDLE_TIMEOUT,
+        ErrorClass.TOTAL_TIMEOUT,
+        ErrorClass.TOO_LARGE,
+        ErrorClass.MALFORMED,
+        ErrorClass.MALFORMED_EVENT,
+        ErrorClass.CLIENT_GONE,
+        ErrorClass.DRAINED,
+        ErrorClass.INTERNAL,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +109,13 @@ class Relay:
         meter.request_started()
         services.deadlines.watch(self._control)
         try:
-            await self._admit()
-            await self._walk()
-        except ProxyError as error:
-            books.close_unattempted(("rejected" if isinstance(error, CallerError) else "failed", error.status, error.code), now())
-            await self._answer_error(error)
+            try:
+                await self._admit()
+                await self._walk()
+            except ProxyError as error:
+                outcome = "rejected" if isinstance(error, CallerError) else "failed"
+                books.close_unattempted((outcome, error.status, error.code), now())
+                await self._answer_error(error)
         except asyncio.CancelledError:
             # between attempts, or while an error was being told
             cause = self._control.cause()
@@ -299,10 +317,12 @@ class Relay:
         event = _EVENTS.get(error.error_class)
         if event is not None:
             self._services.meter.count(event)
+        if attempt.odd_wait:
+            self._services.meter.count("bad_retry_after")
         if attempt.committed:
             await self._end_broken(attempt, error, now)
             return None
-        if error.error_class is ErrorClass.STALE_RETRY:
+        if error.error_class is ErrorClass.STALE_RETRY and not step.fresh:
             self._books.end(attempt, "failed", now, error=error)
             return _Step(step.position, retries=step.retries, fresh=True)
         self._errors.append(error)
@@ -341,6 +361,8 @@ class Relay:
             candidate = candidates[following]
             if too_long and not larger_context(candidate.target, candidates[position].target):
                 continue
+            if now - self._exchange.received >= candidate.target.timeouts.total_s:
+                continue  # one time for the whole sequence: another attempt would be paid for and cut off at once
             if candidate.deployment.unusable(now) is None:
                 return following
         return None
@@ -348,7 +370,7 @@ class Relay:
     def _as_seen(self, error: UpstreamError, attempt: Attempt) -> UpstreamError:
         """The error by what the caller has seen: a break after content has a name of its own. Redacts the message."""
         error.message = one_line(self._services.redact(error.message))
-        if attempt.committed and error.error_class in _BREAKS:
+        if attempt.committed and error.error_class not in _NAMED_BREAKS:
             error.error_class = ErrorClass.STREAM_INTERRUPTED
         return error
 
@@ -377,18 +399,18 @@ class Relay:
         if from_ != to:
             services.meter.failover(from_, to, error.error_class.value)
         if error.error_class in _LOUD:
-            # it works, thanks to the next target, and hides a mistake: so it is said each time
             services.meter.count("warned_failover")
-            services.log.warning(
-                "failover_hides_a_mistake",
-                request_id=self._exchange.id,
-                target=attempt.candidate.target.name,
-                next=following.target.name,
-                error_class=error.error_class.value,
-                message=error.message,
-            )
 
     def _note_verdict(self, attempt: Attempt, error: UpstreamError, now: float, decision: str) -> None:
+        if error.error_class in _LOUD:
+            self._services.log.warning(
+                "upstream_needs_attention",
+                request_id=self._exchange.id,
+                target=attempt.candidate.target.name,
+                error_class=error.error_class.value,
+                message=error.message,
+                then=decision,
+            )
         self._books.notes.append(
             {
                 "attempt": attempt.n,
@@ -440,6 +462,9 @@ class Relay:
         except asyncio.CancelledError:
             if self._control.cause() is None:
                 raise
+            return self._estimated(attempt)
+        except Exception as fault:  # noqa: BLE001 - the answer is whole and paid for: it must not be lost over its count
+            services.log.error("counting_failed", request_id=self._exchange.id, fault=repr(fault)[:500])
             return self._estimated(attempt)
         return Usage(input_tokens, output_tokens, source=UsageSource.COUNTED)
 

@@ -25,6 +25,7 @@ GARBAGE_S = 1.0
 MIN_COOLDOWN_S = 0.25
 MAX_COOLDOWN_S = 300.0
 DEFAULT_COOLDOWN_S = 1.0
+MAX_SENSIBLE_S = 86_400.0  # quotas of a day exist; a longer wait is a mistake, and is counted as one
 
 _EPOCH_MS = 1e12
 _EPOCH_S = 1e9
@@ -49,6 +50,18 @@ def retry_after_s(headers: HeaderList, *, wall: float, body_delay: str | None = 
     if body_delay is not None:
         return _wait(body_delay, then, epochs=False)
     return _exhausted(fields, then)
+
+
+def is_nonsense(headers: HeaderList) -> bool:
+    """Whether a `retry-after` of any spelling cannot be read, or asks for more than a day. Header names are lower-case."""
+    for name, value in headers:
+        if name in (b"retry-after", b"retry-after-ms", b"x-ms-retry-after-ms"):
+            text = value.decode("latin-1")
+            number = _number(text)
+            if number is None:
+                return name != b"retry-after" or (_duration(text) is None and _moment(text) is None)
+            return number / (1 if name == b"retry-after" else 1000) > MAX_SENSIBLE_S
+    return False
 
 
 def exhausted_reset_s(headers: HeaderList, *, wall: float) -> float | None:

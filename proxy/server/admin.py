@@ -67,15 +67,22 @@ def moment_ms(text: str | None, *, param: str) -> int | None:
     if text is None or text == "":
         return None
     ago = _AGO.fullmatch(text)
-    if ago is not None:
-        return round((datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).timestamp() * 1000)
     try:
-        if text.isdigit():
-            return int(text) * 1000 if len(text) <= 11 else int(text)
-        moment = datetime.fromisoformat(text.replace(" ", "+"))
+        if ago is not None:
+            moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        elif text.isdigit():
+            return _epoch_ms(text)
+        else:
+            moment = datetime.fromisoformat(text.replace(" ", "+"))
     except (ValueError, OverflowError):
         raise InvalidValue(f"`{param}` must be a time such as 2026-11-21T00:00:00Z or 7d.", param=param) from None
     return round((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _epoch_ms(digits: str) -> int:
+    if len(digits) > 15:
+        raise ValueError("no such time")
+    return int(digits) * 1000 if len(digits) <= 11 else int(digits)
 
 
 ADMIN = [

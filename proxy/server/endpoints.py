@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from proxy.core.errors import MethodNotAllowed, ModelNotFound, NotFound, ProxyError, RequestTooLarge
+from proxy.core.errors import InternalError, MethodNotAllowed, ModelNotFound, NotFound, ProxyError, RequestTooLarge
 from proxy.dialects.openai_request import checked_model, error_object
 from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
@@ -77,7 +77,7 @@ class Endpoint:
         headers = dict(scope["headers"])
         peer = scope["client"][0] if scope.get("client") else None
         try:
-            if scope["method"] != declared.method and not (scope["method"] == "HEAD" and declared.method == "GET"):
+            if declared.method not in (scope["method"], "*") and not (scope["method"] == "HEAD" and declared.method == "GET"):
                 raise MethodNotAllowed(f"{scope['path']} takes {declared.method}.")
             if declared.handler is None:
                 await self._completion(gateway, scope, receive, sink, request_id)
@@ -88,9 +88,14 @@ class Endpoint:
                 gateway.guard.check(declared.scope, gateway.settings, headers, peer)
             answer = await declared.handler(Call(gateway, Request(scope, receive), request_id))
         except ProxyError as error:
-            await sink.respond(
-                error.status, [*error_headers(request_id, error), *SAFE_HEADERS], orjson.dumps(error_object(error))
-            )
+            await _tell(sink, request_id, error)
+            return
+        except Exception as fault:
+            # as on the fast lane: a fault of our own is logged, and told in the shape that clients read
+            if sink.started:
+                raise
+            gateway.services.log.error("internal_error", request_id=request_id, fault=repr(fault)[:500])
+            await _tell(sink, request_id, InternalError("The proxy failed on this request."))
             return
         head = [(b"content-type", answer.content_type), (b"x-request-id", request_id.encode()), *SAFE_HEADERS]
         await sink.respond(answer.status, head, answer.body)
@@ -111,6 +116,10 @@ class Endpoint:
             watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await watcher
+
+
+async def _tell(sink: AsgiSink, request_id: str, error: ProxyError) -> None:
+    await sink.respond(error.status, [*error_headers(request_id, error), *SAFE_HEADERS], orjson.dumps(error_object(error)))
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes | None:
@@ -196,7 +205,7 @@ PROBES = [
     Declared("/readyz", Scope.PUBLIC, readyz),
     Declared("/metrics", Scope.METRICS, metrics),
 ]
-FALLBACK = Declared("/{path:path}", Scope.PUBLIC, not_found)
+FALLBACK = Declared("/{path:path}", Scope.PUBLIC, not_found, "*")
 
 
 def routes(declared: list[Declared]) -> list[Route]:

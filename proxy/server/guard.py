@@ -70,7 +70,8 @@ class Guard:
         presented = _presented(headers)
         if presented is not None and any(hmac.compare_digest(presented, token.reveal().encode()) for token in tokens):
             return
-        self._count_wrong(peer or "?")
+        if presented is not None:
+            self._count_wrong(peer or "?")
         raise InvalidApiKey("This needs the admin token, as `Authorization: Bearer …`.")
 
     def _count_wrong(self, peer: str) -> None:
@@ -97,11 +98,19 @@ def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
 def _refuse_foreign_page(settings: Settings, origin: bytes) -> None:
     """Open on loopback is meant for programs, not for any web page that the same person happens to have open."""
     text = origin.decode("latin-1")
-    url = urlsplit(text)
-    if url.scheme in ("http", "https") and url.hostname not in _LOOPBACK_HOSTS and text not in settings.server.cors_origins:
+    if text not in settings.server.cors_origins and _is_foreign(text):
         raise Forbidden(
             "A page of another origin may not call this proxy: list it under `server.cors_origins`, or require keys with `clients:`."
         )
+
+
+def _is_foreign(origin: str) -> bool:
+    """`null` is what a page says that hides where it is from; other schemes are programs (`vscode-webview://…`)."""
+    try:
+        url = urlsplit(origin)
+    except ValueError:
+        return True
+    return origin == "null" or (url.scheme in ("http", "https") and url.hostname not in _LOOPBACK_HOSTS)
 
 
 def _is_loopback(peer: str | None) -> bool:

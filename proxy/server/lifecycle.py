@@ -10,6 +10,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
@@ -26,6 +27,7 @@ class DrainingServer(uvicorn.Server):
         self._gateway = gateway
         self._on_started = on_started
         self._interactive = False
+        self._wake: Callable[[], object] = lambda: None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # uvicorn would raise the signal again at the end; a drained stop is a success and exits 0
@@ -33,6 +35,17 @@ class DrainingServer(uvicorn.Server):
             self.force_exit = True
         self._interactive = self._interactive or sig == signal.SIGINT
         self.should_exit = True
+        self._wake()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's, but woken by the signal instead of looking for it ten times a second."""
+        loop = asyncio.get_running_loop()
+        self._wake = lambda: loop.call_soon_threadsafe(stop.set)
+        stop = asyncio.Event()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await stop.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -168,8 +168,8 @@ class FastCycle:
 
     def _render(self, status: int, headers: HeaderList) -> bytes:
         parts = [STATUS_LINE[status]]
-        parts += [b"%b: %b\r\n" % pair for pair in headers]
-        parts += [b"%b: %b\r\n" % pair for pair in self._protocol.server_state.default_headers]
+        for name, value in (*headers, *self._protocol.server_state.default_headers):
+            parts += (name, b": ", value, b"\r\n")
         if not self.keep_alive:
             parts.append(b"connection: close\r\n")
         return b"".join(parts)
@@ -242,9 +242,11 @@ class FastProtocol(HttpToolsProtocol):
             refusal = self._refusal or BadHttp("The request could not be read as HTTP/1.1.")
             self._refuse(refusal)
             return
-        except httptools.HttpParserUpgrade:
-            self._refuse(BadHttp("Upgrades are not served here."))
-            return
+        except httptools.HttpParserUpgrade as upgrade:
+            # an offer that RFC 9110 (7.8) lets a server ignore; Java's client makes it with its first request
+            if rest := data[upgrade.args[0] :]:
+                self.data_received(rest)
+                return
         if self._reading_since is None:
             return
         if self.deadline == NEVER or not self._in_body:
@@ -294,13 +296,15 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_body = True
+        self.deadline = NEVER  # whatever was due for the head; `data_received` sets the body's
         headers = dict(self.headers)
         url = self.url
         if url[:1] != b"/" or b"\\" in url:
             self._stop(BadHttp("The request target must be a path."))
         http_version = self.parser.get_http_version()
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and http_version == "1.1"):
+        if b"host" not in headers and http_version == "1.1":
+            self._stop(BadHttp("There must be a Host header."))
+        if len(headers) != len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
             self._stop(BadHttp("There must be one Host header."))
         gateway = self.gateway
         length = headers.get(b"content-length")

@@ -3,62 +3,62 @@
 A row only ever moves up (`WHERE excluded.rank > rank`), and the hourly sums are changed by exactly the rows that moved to their
 end: so a record that is met twice changes nothing the second time. Whether all of a batch moved is told by the number of changes;
 only where it was not all of them is each asked for by `RETURNING`, which costs half as much again.
+
+A row of two dozen columns costs SQLite three times what one of ten does, and an index each a microsecond: so what requests have in
+common is written once, as a facet and a kind, and known by number after that. Measured in docs/ledger.md.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from proxy.storage.fold import Batch, Row
+from proxy.accounting.records import Begin, End, Fields, RequestEnd, RequestOpen, pick
+from proxy.storage.fold import Batch
+
+Row = tuple[Any, ...]
+CACHED_KINDS = 10_000
 
 _ENDED_REQUEST = """
-INSERT INTO requests (id, time_ms, client, department, agent, task, task_id, model, chain, stream, config, provider,
-    upstream_model, outcome, http_status, attempts, duration_ms, first_token_ms, overhead_ms, finish_reason, error_code,
-    trace, dropped, ended)
-VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1)
-ON CONFLICT (id) DO UPDATE SET ended = 1, writer = NULL,
-    provider = coalesce(excluded.provider, provider), upstream_model = coalesce(excluded.upstream_model, upstream_model),
-    outcome = excluded.outcome, http_status = excluded.http_status, attempts = excluded.attempts,
-    duration_ms = excluded.duration_ms, first_token_ms = excluded.first_token_ms, overhead_ms = excluded.overhead_ms,
-    finish_reason = excluded.finish_reason, error_code = excluded.error_code, trace = excluded.trace, dropped = excluded.dropped
+INSERT INTO request_rows (id, facet, kind, time_ms, task_id, attempts, duration_ms, first_token_ms, overhead_ms, ended)
+VALUES (?,?,?,?,?,?,?,?,?,1)
+ON CONFLICT (id) DO UPDATE SET ended = 1, writer = NULL, facet = excluded.facet, kind = excluded.kind,
+    attempts = excluded.attempts, duration_ms = excluded.duration_ms, first_token_ms = excluded.first_token_ms,
+    overhead_ms = excluded.overhead_ms
 WHERE ended = 0"""
 
 _RUNNING_REQUEST = """
-INSERT INTO requests (id, time_ms, client, department, agent, task, task_id, model, chain, stream, config, provider,
-    upstream_model, attempts, writer, outcome, ended)
-VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,'running',0)
-ON CONFLICT (id) DO UPDATE SET
-    provider = excluded.provider, upstream_model = excluded.upstream_model, attempts = excluded.attempts
+INSERT INTO request_rows (id, facet, kind, time_ms, task_id, attempts, writer, ended) VALUES (?,?,?,?,?,?,?,0)
+ON CONFLICT (id) DO UPDATE SET facet = excluded.facet, kind = excluded.kind, attempts = excluded.attempts
 WHERE ended = 0 AND excluded.attempts > attempts"""
 
 _ENDED_ATTEMPT = """
-INSERT INTO attempts (request_id, n, time_ms, provider, upstream_model, credential, outcome, http_status, error_class, category,
-    error, first_token_ms, duration_ms, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-    input_audio_tokens, output_audio_tokens, usage_source, cost_nusd, price_source, at_risk_tokens, finish_reason, rank)
-VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,2)
-ON CONFLICT (request_id, n) DO UPDATE SET rank = 2, writer = NULL, outcome = excluded.outcome, http_status = excluded.http_status,
-    error_class = excluded.error_class, category = excluded.category, error = excluded.error,
+INSERT INTO attempt_rows (request_id, n, kind, time_ms, error, first_token_ms, duration_ms, input_tokens, cached_input_tokens,
+    cache_write_tokens, output_tokens, reasoning_tokens, input_audio_tokens, output_audio_tokens, cost_nusd, at_risk_tokens, rank)
+VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,2)
+ON CONFLICT (request_id, n) DO UPDATE SET rank = 2, writer = NULL, kind = excluded.kind, error = excluded.error,
     first_token_ms = excluded.first_token_ms, duration_ms = excluded.duration_ms, input_tokens = excluded.input_tokens,
     cached_input_tokens = excluded.cached_input_tokens, cache_write_tokens = excluded.cache_write_tokens,
-    output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens, input_audio_tokens = excluded.input_audio_tokens,
-    output_audio_tokens = excluded.output_audio_tokens, usage_source = excluded.usage_source, cost_nusd = excluded.cost_nusd,
-    price_source = excluded.price_source, at_risk_tokens = excluded.at_risk_tokens, finish_reason = excluded.finish_reason
+    output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens,
+    input_audio_tokens = excluded.input_audio_tokens, output_audio_tokens = excluded.output_audio_tokens,
+    cost_nusd = excluded.cost_nusd, at_risk_tokens = excluded.at_risk_tokens
 WHERE excluded.rank > rank"""
 
 _RUNNING_ATTEMPT = """
-INSERT INTO attempts (request_id, n, time_ms, provider, upstream_model, credential, at_risk_tokens, writer, outcome, rank,
-    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, input_audio_tokens,
-    output_audio_tokens)
-VALUES (?,?,?,?,?,?,?,?,'running',0,0,0,0,0,0,0,0)
+INSERT INTO attempt_rows (request_id, n, kind, time_ms, at_risk_tokens, writer, rank, input_tokens, cached_input_tokens,
+    cache_write_tokens, output_tokens, reasoning_tokens, input_audio_tokens, output_audio_tokens)
+VALUES (?,?,?,?,?,?,0,0,0,0,0,0,0,0)
 ON CONFLICT (request_id, n) DO NOTHING"""
 
-_PROGRESS = "UPDATE attempts SET rank = 1, output_tokens = max(output_tokens, ?) WHERE request_id = ? AND n = ? AND rank < 2"
+_PROGRESS = "UPDATE attempt_rows SET rank = 1, output_tokens = max(output_tokens, ?) WHERE request_id = ? AND n = ? AND rank < 2"
 
-_WHOSE = """
-SELECT id, time_ms, provider, upstream_model, client, department, agent, task, chain, stream
+_KNOWN = """
+SELECT id, time_ms, client, department, agent, task, task_id, model, chain, stream, config, provider, upstream_model
 FROM requests WHERE id IN (SELECT value FROM json_each(?))"""
 
 _USAGE = """
@@ -81,121 +81,279 @@ ON CONFLICT DO UPDATE SET
     at_risk_tokens = at_risk_tokens + excluded.at_risk_tokens, cost_nusd = cost_nusd + excluded.cost_nusd,
     unpriced = unpriced + excluded.unpriced, estimated = estimated + excluded.estimated"""
 
+_FACETS = ("client", "department", "model", "provider", "outcome")
+_REQUEST_KINDS = (
+    "agent", "task", "chain", "stream", "config", "upstream_model", "http_status", "finish_reason", "error_code", "trace", "dropped",
+)  # fmt: skip
+_ATTEMPT_KINDS = (
+    "provider", "upstream_model", "credential", "outcome", "http_status", "error_class", "category", "usage_source", "price_source",
+    "finish_reason",
+)  # fmt: skip
+
+_open_kind = pick(RequestOpen, "client", "department", "agent", "task", "model", "chain", "stream", "config")
+_open_times = pick(RequestOpen, "time_ms", "task_id")
+_close_kind = pick(RequestEnd, "outcome", "http_status", "finish_reason", "error_code", "trace", "dropped")
+_close_times = pick(RequestEnd, "attempts", "duration_ms", "first_token_ms", "overhead_ms")
+_end_kind = pick(End, *_ATTEMPT_KINDS)
+_end_request = pick(End, "request_id")
+_end_head = pick(End, "request_id", "n")
+_end_tail = pick(
+    End, "time_ms", "error", "first_token_ms", "duration_ms", "input_tokens", "cached_input_tokens", "cache_write_tokens",
+    "output_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens", "cost_nusd", "at_risk_tokens",
+)  # fmt: skip
+_end_target = pick(End, "provider", "upstream_model")
+_begin_target = pick(Begin, "provider", "upstream_model")
+_begin_values = pick(Begin, "request_id", "n", "time_ms", "provider", "upstream_model", "credential", "at_risk_tokens")
+
 _HOUR_MS = 3_600_000
-_SUMS = 24
-_REQUESTS, _FAILED_OVER, _DURATION_US, _FIRST_TOKEN_US, _FIRST_TOKENS = 0, 6, 7, 8, 9
-_ATTEMPTS, _ATTEMPTS_OK, _ATTEMPT_US, _TOKENS, _AT_RISK, _COST, _UNPRICED, _ESTIMATED = 10, 11, 12, 13, 20, 21, 22, 23
-_PROVIDER, _OUTCOME, _ATTEMPTS_MADE = 11, 13, 15  # where they stand in a row of `Batch.ended_requests`
-_OUTCOME_SUM = {"ok": 1, "failed": 2, "rejected": 3, "interrupted": 4, "client_gone": 5}
-
-Key = tuple[Any, ...]
-Whose = tuple[int, Any, Any, Key]  # time_ms, provider, upstream_model and (chain, client, department, agent, task, stream)
+_OUTCOMES = ("ok", "failed", "rejected", "interrupted", "client_gone")  # in the order of their columns
+_RUNNING: Fields = ("running", None, None, None, [], [])
+_NO_REQUESTS, _NO_ATTEMPTS = (0,) * 10, (0,) * 14
+_NOWHERE: Row = (None, None)
 
 
-def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Inside a transaction that the caller began and commits."""
-    if running := batch.running_requests():
-        connection.executemany(_RUNNING_REQUEST, running)
-    requests = _move(connection, _ENDED_REQUEST, batch.ended_requests())
-    if begun := batch.running_attempts():
-        connection.executemany(_RUNNING_ATTEMPT, begun)
-    if progress := batch.running_progress():
-        connection.executemany(_PROGRESS, progress)
-    attempts = _move(connection, _ENDED_ATTEMPT, batch.ended_attempts())
-    whose = _whose(connection, batch, requests, attempts)
-    sums: dict[Key, list[int]] = {}
-    for row in requests:
-        _add_request(sums, whose[row[0]], row)
-    for row in attempts:
-        _add_attempt(sums, whose[row[0]], row)
-    if sums:
-        connection.executemany(_USAGE, [(*key, *values) for key, values in sums.items()])
+@dataclass(slots=True, eq=False)
+class _RequestKind:
+    facet: int
+    id: int
+    outcome: str
+    target: Row  # provider, upstream_model
+    tags: Row
 
 
-def _move(connection: sqlite3.Connection, upsert: str, rows: list[Row]) -> list[Row]:
-    """Those of the rows that moved."""
-    if not rows:
+@dataclass(slots=True, eq=False)
+class _AttemptKind:
+    id: int
+    outcome: str
+    source: str | None
+    target: Row
+
+
+class Ledger:
+    """The writing end. What fails inside a transaction must be followed by `forget`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._request_kinds: dict[bytes, _RequestKind] = {}
+        self._attempt_kinds: dict[bytes, _AttemptKind] = {}
+
+    def forget(self) -> None:
+        """What was rolled back may have been the row of a kind."""
+        self._request_kinds.clear()
+        self._attempt_kinds.clear()
+
+    def write(self, batch: Batch) -> None:
+        """Inside a transaction that the caller began and commits."""
+        connection = self._connection
+        opens, targets = self._opens(batch)
+        if running := batch.running_requests():
+            connection.executemany(_RUNNING_REQUEST, [self._running_request(begin, writer, opens) for begin, writer in running])
+        if begun := batch.running_attempts():
+            connection.executemany(_RUNNING_ATTEMPT, [self._running_attempt(begin, writer) for begin, writer in begun])
+        if progress := batch.running_progress():
+            connection.executemany(_PROGRESS, progress)
+        requests = self._ended_requests(batch, opens, targets)
+        attempts = self._ended_attempts(batch)
+        whose = {row[0]: kind for row, kind in requests}
+        moved_requests, moved_attempts = self._move(_ENDED_REQUEST, requests), self._move(_ENDED_ATTEMPT, attempts)
+        sums: dict[Row, tuple[Row, Row]] = {}
+        for (hour, request_kind), rows in _by_hour(moved_requests).items():
+            _add(sums, (hour, *request_kind.target, *request_kind.tags), _request_sums(request_kind.outcome, rows), _NO_ATTEMPTS)
+        for (hour, attempt_kind, owner), rows in _by_hour_and_owner(moved_attempts, whose, opens).items():
+            tags = owner.tags if isinstance(owner, _RequestKind) else owner
+            _add(sums, (hour, *attempt_kind.target, *tags), _NO_REQUESTS, _attempt_sums(attempt_kind, rows))
+        if sums:
+            connection.executemany(_USAGE, [key + ours + theirs for key, (ours, theirs) in sums.items()])
+
+    def _opens(self, batch: Batch) -> tuple[dict[str, Fields], dict[str, Row]]:
+        """Who asked for what, of every request that the batch names; and where those went last of which it does not say so."""
+        opens, targets = batch.opens, {}
+        spoken_of = {*batch.closes, *batch.latest, *map(_end_request, batch.ends.values())}
+        unsaid = {request_id for request_id, (_, end) in batch.closes.items() if end is None and request_id not in batch.latest}
+        if unknown := (spoken_of - opens.keys()) | unsaid:
+            opens = dict(opens)
+            for known in self._connection.execute(_KNOWN, (orjson.dumps(list(unknown)).decode(),)):
+                opens.setdefault(known[0], known[:-2])
+                targets[known[0]] = known[-2:]
+            for request_id in unknown - opens.keys():
+                opens[request_id] = _unknown_open(request_id, batch)
+        return opens, targets
+
+    def _ended_requests(self, batch: Batch, opens: dict[str, Fields], targets: dict[str, Row]) -> list[tuple[Row, _RequestKind]]:
+        rows = []
+        kinds = self._request_kinds
+        dumps = orjson.dumps
+        for request_id, (close, end) in batch.closes.items():
+            opened = opens[request_id]
+            target = _end_target(end) if end is not None else _last_target(batch, request_id) or targets.get(request_id, _NOWHERE)
+            said = (_open_kind(opened), target, _close_kind(close))
+            key = dumps(said)
+            kind = kinds.get(key) or self._new_request_kind(key, *said)
+            row = (request_id, kind.facet, kind.id, *_open_times(opened), *_close_times(close))
+            rows.append((row, kind))
         return rows
-    before = connection.total_changes
-    connection.execute("SAVEPOINT move")
-    connection.executemany(upsert, rows)
-    if connection.total_changes - before != len(rows):
-        connection.execute("ROLLBACK TO move")
-        one = f"{upsert} RETURNING 1"
-        rows = [row for row in rows if connection.execute(one, row).fetchall()]
-    connection.execute("RELEASE move")
-    return rows
+
+    def _ended_attempts(self, batch: Batch) -> list[tuple[Row, _AttemptKind]]:
+        rows = []
+        kinds = self._attempt_kinds
+        dumps = orjson.dumps
+        for record in batch.ends.values():
+            said = _end_kind(record)
+            key = dumps(said)
+            kind = kinds.get(key) or self._new_attempt_kind(key, said)
+            rows.append(((*_end_head(record), kind.id, *_end_tail(record)), kind))
+        return rows
+
+    def _running_request(self, begin: Fields, writer: str, opens: dict[str, Fields]) -> Row:
+        request_id, n, *_ = _begin_values(begin)
+        opened = opens[request_id]
+        said = (_open_kind(opened), _begin_target(begin), _RUNNING)
+        key = orjson.dumps(said)
+        kind = self._request_kinds.get(key) or self._new_request_kind(key, *said)
+        return (request_id, kind.facet, kind.id, *_open_times(opened), n, writer)
+
+    def _running_attempt(self, begin: Fields, writer: str) -> Row:
+        request_id, n, time_ms, *who, at_risk_tokens = _begin_values(begin)
+        said = (*who, "running", *(None,) * (len(_ATTEMPT_KINDS) - len(who) - 1))
+        key = orjson.dumps(said)
+        kind = self._attempt_kinds.get(key) or self._new_attempt_kind(key, said)
+        return (request_id, n, kind.id, time_ms, at_risk_tokens, writer)
+
+    def _new_request_kind(self, key: bytes, opened: Row, target: Row, close: Fields) -> _RequestKind:
+        client, department, agent, task, model, chain, stream, config = opened
+        outcome, http_status, finish_reason, error_code, trace, dropped = close
+        provider, upstream_model = target
+        facet = self._number("facets", _FACETS, (client, department, model, provider, outcome))
+        values = (
+            agent, task, chain, stream, config, upstream_model, http_status, finish_reason, error_code, _json(trace), _json(dropped),
+        )  # fmt: skip
+        tags = (chain or "", client or "", department or "", agent or "", task or "", int(stream or 0))
+        target = (provider or "", upstream_model or "")
+        kind = _RequestKind(facet, self._number("request_kinds", _REQUEST_KINDS, values), outcome, target, tags)
+        _remember(self._request_kinds, key, kind)
+        return kind
+
+    def _new_attempt_kind(self, key: bytes, said: Row) -> _AttemptKind:
+        provider, upstream_model, _, outcome, _, _, _, source, _, _ = said
+        number = self._number("attempt_kinds", _ATTEMPT_KINDS, said)
+        kind = _AttemptKind(number, outcome, source, (provider, upstream_model))
+        _remember(self._attempt_kinds, key, kind)
+        return kind
+
+    def _number(self, table: str, columns: tuple[str, ...], values: Row) -> int:
+        """The id of the row that says this, made where there is none. Table and columns are this module's own words."""
+        digest = blake2b(orjson.dumps(values), digest_size=16).digest()
+        found = self._connection.execute(f"SELECT id FROM {table} WHERE key = ?", (digest,)).fetchone()  # noqa: S608
+        if found is not None:
+            return int(found[0])
+        sql = f"INSERT INTO {table} (key, {', '.join(columns)}) VALUES (?{',?' * len(columns)})"  # noqa: S608
+        return int(self._connection.execute(sql, (digest, *values)).lastrowid or 0)
+
+    def _move(self, upsert: str, rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
+        """Those of the rows that moved."""
+        if not rows:
+            return rows
+        connection = self._connection
+        before = connection.total_changes
+        connection.execute("SAVEPOINT move")
+        connection.executemany(upsert, [row for row, _ in rows])
+        if connection.total_changes - before != len(rows):
+            connection.execute("ROLLBACK TO move")
+            one = f"{upsert} RETURNING 1"
+            rows = [pair for pair in rows if connection.execute(one, pair[0]).fetchall()]
+        connection.execute("RELEASE move")
+        return rows
 
 
-def _whose(connection: sqlite3.Connection, batch: Batch, requests: list[Row], attempts: list[Row]) -> dict[str, Whose]:
-    """To whom each moved row is put down: as this batch says, or as the tables know from an earlier one."""
-    whose: dict[str, Whose] = {}
-    unknown: set[str] = set()
-    for row in requests:
-        if row[0] in batch.opens and (row[_PROVIDER] is not None or not row[_ATTEMPTS_MADE]):
-            whose[row[0]] = (row[1], row[_PROVIDER], row[_PROVIDER + 1], _tags(row[8], row[2], row[3], row[4], row[5], row[9]))
-        else:
-            unknown.add(row[0])
-    for row in attempts:
-        if row[0] not in whose:
-            unknown.add(row[0])
-    if unknown:
-        for request_id, time_ms, provider, model, client, department, agent, task, chain, stream in connection.execute(
-            _WHOSE, (orjson.dumps(list(unknown)).decode(),)
-        ):
-            whose[request_id] = (time_ms, provider, model, _tags(chain, client, department, agent, task, stream))
-    for row in attempts:
-        whose.setdefault(row[0], _NOBODY)
-    return whose
+def _remember(cache: dict[bytes, Any], key: bytes, kind: Any) -> None:
+    if len(cache) >= CACHED_KINDS:
+        cache.clear()
+    cache[key] = kind
 
 
-def _tags(
-    chain: str | None, client: str | None, department: str | None, agent: str | None, task: str | None, stream: int | None
-) -> Key:
+def _json(value: Any) -> str | None:
+    return orjson.dumps(value).decode() if value else None
+
+
+def _last_target(batch: Batch, request_id: str) -> Row | None:
+    attempt_id = batch.latest.get(request_id)
+    return None if attempt_id is None else _begin_target(batch.begins[attempt_id][0])
+
+
+def _unknown_open(request_id: str, batch: Batch) -> Fields:
+    """The head of a request whose first begin was lost: nothing but the id and the time of an attempt."""
+    _, end = batch.closes.get(request_id, (None, None))
+    attempt_id = batch.latest.get(request_id)
+    if end is not None:
+        time_ms = _end_tail(end)[0]
+    else:
+        time_ms = 0 if attempt_id is None else _begin_values(batch.begins[attempt_id][0])[2]
+    return (request_id, time_ms, *(None,) * 9)
+
+
+def _tags(opened: Fields) -> Row:
+    client, department, agent, task, _, chain, stream, _ = _open_kind(opened)
     return (chain or "", client or "", department or "", agent or "", task or "", int(stream or 0))
 
 
-_NOBODY: Whose = (0, None, None, _tags(None, None, None, None, None, None))
+def _by_hour(requests: list[tuple[Row, _RequestKind]]) -> dict[tuple[int, _RequestKind], list[Row]]:
+    groups: dict[tuple[int, _RequestKind], list[Row]] = {}
+    for row, kind in requests:
+        key = (row[3] // _HOUR_MS, kind)
+        if key in groups:
+            groups[key].append(row)
+        else:
+            groups[key] = [row]
+    return groups
 
 
-def _add_request(sums: dict[Key, list[int]], owner: Whose, row: Row) -> None:
-    time_ms, provider, upstream_model, tags = owner
-    outcome, _, attempts, duration_ms, first_token_ms = row[_OUTCOME : _OUTCOME + 5]
-    total = _sums_for(sums, (time_ms // _HOUR_MS, provider or "", upstream_model or "", *tags))
-    total[_REQUESTS] += 1
-    total[_OUTCOME_SUM.get(outcome, 2)] += 1
-    if attempts > 1:
-        total[_FAILED_OVER] += 1
-    if duration_ms is not None:
-        total[_DURATION_US] += int(duration_ms * 1000)
-    if first_token_ms is not None:
-        total[_FIRST_TOKEN_US] += int(first_token_ms * 1000)
-        total[_FIRST_TOKENS] += 1
+def _by_hour_and_owner(
+    attempts: list[tuple[Row, _AttemptKind]], whose: dict[str, _RequestKind], opens: dict[str, Fields]
+) -> dict[tuple[int, _AttemptKind, _RequestKind | Row], list[Row]]:
+    """The owner is the kind of a request that ends in the same batch, else the tags of one that does not."""
+    groups: dict[tuple[int, _AttemptKind, _RequestKind | Row], list[Row]] = {}
+    for row, kind in attempts:
+        key = (row[3] // _HOUR_MS, kind, whose.get(row[0]) or _tags(opens[row[0]]))
+        if key in groups:
+            groups[key].append(row)
+        else:
+            groups[key] = [row]
+    return groups
 
 
-def _add_attempt(sums: dict[Key, list[int]], owner: Whose, row: Row) -> None:
-    _, _, time_ms, provider, upstream_model, _, outcome, *_ = row
-    duration_ms, *tokens, source, cost_nusd, _, at_risk_tokens, _ = row[12:]
-    total = _sums_for(sums, (time_ms // _HOUR_MS, provider, upstream_model, *owner[3]))
-    total[_ATTEMPTS] += 1
-    if outcome == "ok":
-        total[_ATTEMPTS_OK] += 1
-    if duration_ms is not None:
-        total[_ATTEMPT_US] += int(duration_ms * 1000)
-    for index, count in enumerate(tokens, _TOKENS):
-        if count:
-            total[index] += count
-    total[_AT_RISK] += at_risk_tokens
-    if cost_nusd is not None:
-        total[_COST] += cost_nusd
-    elif source is not None:
-        total[_UNPRICED] += 1
-    if source is not None and source != "provider":
-        total[_ESTIMATED] += 1
+def _request_sums(outcome: str, rows: list[Row]) -> Row:
+    *_, attempts, durations_ms, first_tokens_ms, _ = zip(*rows, strict=True)
+    first_tokens = [first_token_ms for first_token_ms in first_tokens_ms if first_token_ms is not None]
+    counted_as = outcome if outcome in _OUTCOMES else "failed"
+    by_outcome = [len(rows) if counted_as == name else 0 for name in _OUTCOMES]
+    failed_over = sum(made > 1 for made in attempts)
+    return (len(rows), *by_outcome, failed_over, _us(durations_ms), _us(first_tokens), len(first_tokens))
 
 
-def _sums_for(sums: dict[Key, list[int]], key: Key) -> list[int]:
-    total = sums.get(key)
-    if total is None:
-        total = sums[key] = [0] * _SUMS
-    return total
+def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
+    _, _, _, _, _, _, durations_ms, *tokens, costs, at_risk_tokens = zip(*rows, strict=True)
+    known = [cost_nusd for cost_nusd in costs if cost_nusd is not None]
+    return (
+        len(rows),
+        len(rows) if kind.outcome == "ok" else 0,
+        _us(durations_ms),
+        *map(sum, tokens),
+        sum(at_risk_tokens),
+        sum(known),
+        len(rows) - len(known) if kind.source is not None else 0,
+        len(rows) if kind.source not in (None, "provider") else 0,
+    )
+
+
+def _us(durations_ms: Iterable[float | None]) -> int:
+    """Each cut to whole microseconds by itself, so that the sum is the same however the rows were cut into batches."""
+    return sum([int(duration_ms * 1000) for duration_ms in durations_ms if duration_ms is not None])
+
+
+def _add(sums: dict[Row, tuple[Row, Row]], key: Row, ours: Row, theirs: Row) -> None:
+    """One row of sums for what has the same hour, target and tags: the request's half and the attempts' half."""
+    if key in sums:
+        before_ours, before_theirs = sums[key]
+        ours = tuple(map(sum, zip(before_ours, ours, strict=True)))
+        theirs = tuple(map(sum, zip(before_theirs, theirs, strict=True)))
+    sums[key] = (ours, theirs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,13 +31,14 @@ SELECT r.id, r.time_ms, r.client, r.department, r.agent, r.task, r.model, r.chai
     total(a.input_tokens) AS input_tokens, total(a.cached_input_tokens) AS cached_input_tokens,
     total(a.cache_write_tokens) AS cache_write_tokens, total(a.output_tokens) AS output_tokens,
     total(a.reasoning_tokens) AS reasoning_tokens,
-    max(CASE a.usage_source WHEN 'estimated' THEN 3 WHEN 'counted' THEN 2 WHEN 'provider' THEN 1 END) AS usage_source,
+    max(CASE k.usage_source WHEN 'estimated' THEN 3 WHEN 'counted' THEN 2 WHEN 'provider' THEN 1 END) AS usage_source,
     coalesce(sum(a.cost_nusd), 0) AS cost_nusd,
-    coalesce(sum(a.usage_source IS NOT NULL AND a.cost_nusd IS NULL), 0) AS unpriced,
+    coalesce(sum(k.usage_source IS NOT NULL AND a.cost_nusd IS NULL), 0) AS unpriced,
     r.first_token_ms, r.duration_ms, r.config, r.finish_reason,
     r.ended, r.task_id, r.overhead_ms, r.error_code, r.trace, r.dropped
 FROM"""
-_JOIN = "AS r LEFT JOIN attempts AS a ON a.request_id = r.id AND a.rank = 2 GROUP BY r.id ORDER BY r.id DESC"
+_JOIN = """AS r LEFT JOIN attempt_rows AS a ON a.request_id = r.id AND a.rank = 2 LEFT JOIN attempt_kinds AS k ON k.id = a.kind
+GROUP BY r.id ORDER BY r.id DESC"""
 _FROM_WHERE = "(SELECT * FROM requests WHERE"
 _PAGE = "ORDER BY id DESC LIMIT :limit)"
 _ONE = f"{_REQUEST} {_FROM_WHERE} id = :id) {_JOIN}"
@@ -46,15 +47,14 @@ SELECT n, provider, upstream_model, outcome, http_status, error_class, category,
     input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, input_audio_tokens,
     output_audio_tokens, at_risk_tokens, usage_source, cost_nusd, price_source, credential, finish_reason, rank
 FROM attempts WHERE request_id = ? ORDER BY n"""
-_FILTERS = {
-    "before": "id < :before",
-    "model": "model = :model",
-    "provider": "provider = :provider",
-    "client": "client = :client",
-    "department": "department = :department",
-    "outcome": "outcome = :outcome",
-}
-_NOT_OK = "outcome <> 'ok'"  # said aloud so that the index of the few that are not applies
+_FILTERS = ("model", "provider", "client", "department", "outcome")
+# The newest of each facet that fits, by the index of (facet, id), and of these the newest: no list walks the table.
+_PAGE_OF_FACETS = """
+id IN (SELECT p.id FROM facets AS f CROSS JOIN request_rows AS p ON p.facet = f.id
+WHERE {filters} AND p.id < :before AND p.id >= coalesce(
+    (SELECT id FROM request_rows WHERE facet = f.id AND id < :before ORDER BY id DESC LIMIT 1 OFFSET :limit - 1), '')
+ORDER BY p.id DESC LIMIT :limit)"""
+_LATEST = "~"  # greater than any id
 
 GROUPS = ("provider", "model", "chain", "client", "department", "agent", "task", "day", "hour")
 _USAGE = """
@@ -112,16 +112,9 @@ class Queries:
     ) -> tuple[list[Record], str | None]:
         """Newest first: (rows, the `before` of the next page or None). `limit` is clamped to 1..1,000."""
         limit = min(max(limit, 1), MAX_LIMIT)
-        wanted = {
-            "before": before,
-            "model": model,
-            "provider": provider,
-            "client": client,
-            "department": department,
-            "outcome": outcome,
-        }
-        given = {name: value for name, value in wanted.items() if value is not None}
-        rows = await self._fetch(_list_sql(given), {**given, "limit": limit + 1})
+        values = (model, provider, client, department, outcome)
+        given = {name: value for name, value in zip(_FILTERS, values, strict=True) if value is not None}
+        rows = await self._fetch(_list_sql(given), {**given, "before": before or _LATEST, "limit": limit + 1})
         page = [_request(row) for row in rows[:limit]]
         return page, page[-1]["id"] if len(rows) > limit else None
 
@@ -136,7 +129,7 @@ class Queries:
             **_request(row),
             "task_id": row["task_id"],
             "error_code": row["error_code"],
-            "overhead_ms": row["overhead_ms"],
+            "overhead_ms": _ms(row["overhead_ms"]),
             "unpriced_attempts": row["unpriced"],
             "dropped": _loads(row["dropped"]),
             "attempt_list": [_attempt(attempt) for attempt in attempts],
@@ -231,13 +224,11 @@ class Queries:
             await connection.close()
 
 
-def _list_sql(given: Mapping[str, str]) -> str:
+def _list_sql(filters: Iterable[str]) -> str:
     """The page is cut before the attempts are joined to it."""
-    conditions = [_FILTERS[name] for name in given]
-    if given.get("outcome", "ok") != "ok":
-        conditions.append(_NOT_OK)
-    where = " AND ".join(("1", *conditions))
-    return f"{_REQUEST} {_FROM_WHERE} {where} {_PAGE} {_JOIN}"
+    given = " AND ".join(f"f.{name} = :{name}" for name in filters)
+    page = _PAGE_OF_FACETS.format(filters=given) if given else "id < :before"
+    return f"{_REQUEST} {_FROM_WHERE} {page} {_PAGE} {_JOIN}"
 
 
 def _request(row: sqlite3.Row) -> Record:
@@ -260,8 +251,8 @@ def _request(row: sqlite3.Row) -> Record:
         **{name: int(row[name]) for name in _TOKENS},
         "usage_source": _SOURCES[row["usage_source"]],
         "cost_usd": nusd_to_usd(row["cost_nusd"]) if known else None,
-        "first_token_ms": row["first_token_ms"],
-        "duration_ms": row["duration_ms"],
+        "first_token_ms": _ms(row["first_token_ms"]),
+        "duration_ms": _ms(row["duration_ms"]),
         "config": row["config"],
         "finish_reason": row["finish_reason"],
     }
@@ -270,6 +261,7 @@ def _request(row: sqlite3.Row) -> Record:
 def _attempt(row: sqlite3.Row) -> Record:
     attempt: Record = dict(row)
     attempt["started"] = _rfc3339(attempt.pop("time_ms"))
+    attempt["first_token_ms"], attempt["duration_ms"] = _ms(attempt["first_token_ms"]), _ms(attempt["duration_ms"])
     cost_nusd = attempt.pop("cost_nusd")
     attempt["cost_usd"] = None if cost_nusd is None else nusd_to_usd(cost_nusd)
     if attempt.pop("rank") < 2:
@@ -300,6 +292,10 @@ def _group(name: str, value: Any) -> str | None:
 
 def _rfc3339(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _ms(duration_ms: float | None) -> float | None:
+    return None if duration_ms is None else round(duration_ms, 3)
 
 
 def _loads(text: str | None) -> Any:

@@ -58,6 +58,11 @@ class SseSplitter:
         # more than one blank line between events leaves an empty piece, or one with a line end in front
         return [event.lstrip(b"\n") for event in events if event != b"" and event != b"\n"]
 
+    @property
+    def between_events(self) -> bool:
+        """Nothing unfinished is held: what comes next begins an event."""
+        return self._started and not self._pieces and not self._held_cr
+
     def close(self) -> bytes:
         """What stands unfinished at the end of the stream."""
         rest = b"".join(self._pieces).strip(b"\n")

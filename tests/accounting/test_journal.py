@@ -5,14 +5,14 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.accounting.journal import HEAD, MIN_FREE_BYTES, RING_RECORDS, Journal, JournalError, read_segment, split_frames
-from proxy.accounting.records import Begin, End, Progress
+from proxy.accounting.records import Begin, End, Progress, Rejected, RequestEnd, RequestOpen, named, positional
 
 pytestmark = pytest.mark.unit
 
@@ -128,11 +128,11 @@ def test_the_segment_is_private_and_locked_for_life(tmp_path: Path, clock: FakeC
 
 
 def test_a_full_segment_is_turned_over_and_the_old_one_let_go(tmp_path: Path, clock: FakeClock) -> None:
-    journal = Journal(tmp_path, boot_id="BOOT", clock=clock, segment_bytes=1000)
+    journal = Journal(tmp_path, boot_id="BOOT", clock=clock, segment_bytes=500)
     for number in range(10):
         journal.append(end(number))
     assert len(segments(tmp_path)) > 2
-    assert all(path.stat().st_size < 2000 for path in segments(tmp_path))
+    assert all(path.stat().st_size < 1000 for path in segments(tmp_path))
     assert ends_in(tmp_path) == [f"R{number}-1" for number in range(10)]
     with segments(tmp_path)[0].open("rb") as reader:
         fcntl.flock(reader, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -308,11 +308,16 @@ def sample(tmp_path: Path, clock: FakeClock) -> tuple[bytes, list[dict[str, Any]
     return path.read_bytes(), [record for _, record in pairs], [0, *(offset for offset, _ in pairs)]
 
 
+def read(data: bytes) -> tuple[list[dict[str, Any]], int]:
+    records, size = split_frames(data, 100)
+    return [named(record) for record in records], size
+
+
 def test_cut_after_any_byte_a_segment_gives_its_whole_frames(tmp_path: Path, clock: FakeClock) -> None:
     data, records, offsets = sample(tmp_path, clock)
     for size in range(len(data) + 1):
         whole = sum(1 for offset in offsets[1:] if offset <= size)
-        assert split_frames(data[:size], 100) == (records[:whole], offsets[whole])
+        assert read(data[:size]) == (records[:whole], offsets[whole])
 
 
 @pytest.mark.parametrize("bit", [0x01, 0x10, 0x80])
@@ -322,14 +327,25 @@ def test_a_flipped_bit_in_any_byte_ends_the_segment_before_its_frame(tmp_path: P
         flipped = bytearray(data)
         flipped[position] ^= bit
         whole = sum(1 for offset in offsets[1:] if offset <= position)
-        assert split_frames(bytes(flipped), 100) == (records[:whole], offsets[whole])
+        assert read(bytes(flipped)) == (records[:whole], offsets[whole])
 
 
 def test_an_absurd_length_is_no_reason_to_wait_for_more() -> None:
-    assert split_frames(HEAD.pack(b"LJ01", 0xFFFFFFFF, 0) + b"x" * 100, 100) == ([], 0)
+    assert split_frames(HEAD.pack(b"LJ02", 0xFFFFFFFF, 0) + b"x" * 100, 100) == ([], 0)
 
 
 def test_reading_resumes_at_an_offset(tmp_path: Path, clock: FakeClock) -> None:
     _, records, offsets = sample(tmp_path, clock)
     (path,) = segments(tmp_path)
     assert [record for _, record in read_segment(path, offsets[1])] == records[1:]
+
+
+def test_a_record_has_its_fields_in_the_order_of_the_dataclass() -> None:
+    """Every field a value of its own, named again as it was: the order is the format."""
+    opened = RequestOpen(*(f"open {index}" for index in range(len(fields(RequestOpen)))))  # type: ignore[arg-type]
+    closed = RequestEnd(*(f"end {index}" for index in range(len(fields(RequestEnd)))))  # type: ignore[arg-type]
+    begun = Begin(*range(len(fields(Begin)) - 2), opened)  # type: ignore[call-arg]
+    ended = End(*range(len(fields(End)) - 2), closed)  # type: ignore[call-arg]
+    for record in (begun, Progress("A-1", 5), ended, Rejected(opened, closed)):
+        assert named(positional(record)) == asdict(record)
+    assert named([*positional(ended), "of a later release"]) == asdict(ended)

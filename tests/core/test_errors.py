@@ -26,9 +26,7 @@ def test_every_error_has_a_status_a_type_and_a_code_of_its_own(kind: type[ProxyE
     assert 400 <= error.status < 600
     assert error.type
     assert error.code == error.code.lower()
-    assert error_object(error) == {
-        "error": {"message": "what is wrong", "type": error.type, "param": None, "code": error.code}
-    }
+    assert error_object(error) == {"error": {"message": "what is wrong", "type": error.type, "param": None, "code": error.code}}
 
 
 @pytest.mark.parametrize("kind", [k for k in FIXED if issubclass(k, CallerError)], ids=lambda kind: kind.__name__)
@@ -43,7 +41,7 @@ def test_everything_else_is_5xx(kind: type[ProxyError]) -> None:
 
 
 def test_codes_tell_the_classes_apart() -> None:
-    codes = [kind.code for kind in FIXED if kind not in (CallerError,) and kind.__name__ != "InternalError"]
+    codes = [kind.code for kind in FIXED if kind is not CallerError and kind.__name__ != "InternalError"]
     assert len(codes) == len(set(codes))
 
 

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.money import NUSD_PER_USD, nusd_to_usd, usd_to_nusd
@@ -44,6 +44,7 @@ def test_nano_dollars_become_the_shortest_exact_decimal(nusd: int, usd: str) -> 
     assert nusd_to_usd(nusd) == usd
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**24), 10**24))
 def test_there_and_back_is_exact(nusd: int) -> None:
     text = nusd_to_usd(nusd)

@@ -1,7 +1,7 @@
 """Identifiers sort by time and never go back."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.ulid import UlidFactory, encode
@@ -27,6 +27,7 @@ def test_within_a_millisecond_they_count_up() -> None:
     assert {len(one) for one in made} == {26}
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 4e9), min_size=2, max_size=50))
 def test_they_never_go_back_even_when_the_clock_does(walls: list[float]) -> None:
     times = iter(walls)

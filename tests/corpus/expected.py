@@ -35,7 +35,8 @@ FAILURES: dict[str, Failure] = {
     "azure-openai-chat-68c15728f9": Failure(ErrorClass.CONTENT_POLICY, 400, "content_policy"),  # an error body under status 200
     "azure-openai-chat-86e53f145d": _LIMITED,
     "deepseek-openai-chat-167f001bfb": _TOO_LONG,  # known by its text only; application/octet-stream
-    "groq-openai-chat-bffc60e8b7": Failure(ErrorClass.MODEL_FAULT, 200, "stream_interrupted"),  # `event: error` after content
+    # `event: error` after content: whatever it says, the answer broke off (before content it would be a model_fault)
+    "groq-openai-chat-bffc60e8b7": Failure(ErrorClass.STREAM_INTERRUPTED, 200, "stream_interrupted"),
     "groq-openai-chat-ce8ea521e9": _NO_MODEL,
     "groq-openai-chat-f547678b88": Failure(ErrorClass.MODEL_FAULT, 502, "upstream_unavailable"),  # 400 tool_use_failed
     "mistral-openai-chat-6b05f43e36": _AUTH,  # {"detail": …}

@@ -14,6 +14,7 @@ import httpx2
 import openai
 import orjson
 import uvicorn
+import yaml
 
 from proxy.app import create_app
 from proxy.config.load import load
@@ -21,15 +22,14 @@ from proxy.core.target import Credential, Target
 from proxy.routing.deployment import Deployment, Deployments
 from proxy.runtime import Runtime
 from proxy.server.protocol import FastProtocol
-from tests.corpus.recordings import Recording
+from tests.corpus.recordings import ROOT, Recording
 from tests.corpus.upstream import MARKER, Replayer
 
 AT_ONCE = 24
 LEDGER_S = 20.0
-# providers of the corpus that the catalogue knows; the others get a stanza that says what they speak
-CATALOGUED = frozenset(
-    "cerebras dashscope deepseek gemini groq huggingface mistral moonshot ollama openai openrouter perplexity together xai zai".split()
-)
+LIMIT_S = 120.0
+# a provider that it knows needs no dialect in its stanza, and has its quirks
+CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "proxy" / "catalogue.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass
@@ -56,13 +56,21 @@ class Replay:
     paths: dict[str, str]
 
 
+class _Unkept(dict[int, Any]):
+    def __setitem__(self, key: int, value: object) -> None:
+        """Nothing is kept."""
+
+
 class _NoMemory(Deployments):
     """Each request finds its target as if it were the first: a recorded 401 or used-up limit must not close the way for the next."""
 
     __slots__ = ()
 
+    def __init__(self) -> None:
+        super().__init__(lambda: 0.5)
+        self.layouts = _Unkept()
+
     def get(self, target: Target, credential: Credential) -> Deployment:
-        self.layouts.clear()
         return Deployments(self._random).get(target, credential)
 
 
@@ -75,28 +83,32 @@ def stanza(recording: Recording) -> str:
     return "azure-v1" if "/openai/v1/" in recording.path else "azure-models"
 
 
-def configuration(recordings: Iterable[Recording], upstream_port: int) -> dict[str, Any]:
+def configuration(recordings: Iterable[Recording], upstream_port: int, transport: str) -> dict[str, Any]:
     providers: dict[str, Any] = {}
     for name in sorted({stanza(recording) for recording in recordings}):
-        facts: dict[str, Any] = {"base_url": f"http://127.0.0.1:{upstream_port}/{name}", "api_key": "sk-fake"}
+        facts: dict[str, Any] = {
+            "base_url": f"http://127.0.0.1:{upstream_port}/{name}",
+            "api_key": "sk-fake",
+            "transport": transport,
+        }
         if name == "azure":
             facts["api_version"] = "2024-12-01-preview"
         elif name == "azure-v1":
             facts["dialect"] = "azure"
-        elif name not in CATALOGUED:
+        elif name not in CATALOGUE:
             facts["dialect"] = "openai"
         providers[name] = facts
     return {"server": {"log_level": "error"}, "defaults": {"retries": 0}, "providers": providers, "chains": {}}
 
 
-async def replay(recordings: Iterable[Recording], folder: Path) -> Replay:
+async def replay(recordings: Iterable[Recording], folder: Path, *, transport: str = "native") -> Replay:
     by_id = {recording.id: recording for recording in recordings}
     upstream = Replayer(by_id)
     await upstream.start()
     try:
         path = folder / "providers.yaml"
-        path.write_bytes(orjson.dumps(configuration(by_id.values(), upstream.port)))
-        async with _proxy(path, folder / "data") as port:
+        path.write_bytes(orjson.dumps(configuration(by_id.values(), upstream.port, transport)))
+        async with asyncio.timeout(LIMIT_S), _proxy(path, folder / "data") as port:
             straight = _Reader(f"http://127.0.0.1:{upstream.port}/direct", prefixed=False)
             through = _Reader(f"http://127.0.0.1:{port}/v1", prefixed=True)
             turns = asyncio.Semaphore(AT_ONCE)
@@ -167,16 +179,19 @@ async def _proxy(path: Path, data_dir: Path) -> AsyncIterator[int]:
     """The proxy in this process, behind its own protocol, on a free port."""
 
     def forget(runtime: Runtime) -> None:
-        runtime.gateway.services.deployments = _NoMemory(lambda: 0.5)
+        runtime.gateway.services.deployments = _NoMemory()
 
     app = create_app(lambda: load(path, environ={}, overrides={"data_dir": data_dir}), on_runtime=forget)
-    config = uvicorn.Config(app, http=FastProtocol, ws="none", lifespan="on", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, http=FastProtocol, ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         serving = asyncio.create_task(server.serve([listener]))
         while not server.started:
             if serving.done():
                 await serving
+                raise RuntimeError("the proxy did not start")
             await asyncio.sleep(0.01)
         try:
             yield listener.getsockname()[1]

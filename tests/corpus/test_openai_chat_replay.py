@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from proxy.accounting.usage import usage_from_openai
 from proxy.core.redact import one_line
 from proxy.core.target import Quirks
 from tests.corpus.expected import CACHED_BEYOND_PROMPT, FAILURES, REASONING_BEYOND_COMPLETION, REASONING_EXCLUDED, Failure
-from tests.corpus.recordings import ROOT, Recording, chat_recordings, needs_corpus
-from tests.corpus.replay import Read, Replay, replay, stanza
+from tests.corpus.recordings import Recording, chat_recordings, needs_corpus
+from tests.corpus.replay import CATALOGUE, Read, Replay, replay, stanza
 
 pytestmark = [pytest.mark.integration, needs_corpus]
 
 RECORDINGS = chat_recordings()
 BY_ID = {recording.id: recording for recording in RECORDINGS}
-CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "proxy" / "catalogue.yaml").read_text(encoding="utf-8"))
 MAX_MESSAGE = 300
+SAMPLED = 6  # every so many are replayed over the second transport too
 
 every_recording = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.id)
 every_answer = pytest.mark.parametrize(
@@ -121,6 +120,15 @@ def test_what_is_no_exception_is_no_error(seen: Replay) -> None:
     assert failed == FAILURES.keys() & BY_ID.keys()
 
 
+def test_the_other_transport_makes_no_difference(seen: Replay, tmp_path: Path) -> None:
+    other = asyncio.run(replay(RECORDINGS[::SAMPLED], tmp_path, transport="httpx"))
+    for id_, read in other.proxied.items():
+        native = seen.proxied[id_]
+        assert (read.status, read.items, read.error) == (native.status, native.items, native.error), id_
+        assert _tokens(other.rows[id_]) == _tokens(seen.rows[id_]), id_
+        assert other.received[id_] == seen.received[id_], id_
+
+
 def _without_usage_chunk(read: Read, recording: Recording) -> list[dict[str, Any]]:
     """The chunk that holds usage and no choice goes to callers that asked for it only."""
     if not recording.streamed or recording.wants_usage_chunk:
@@ -165,7 +173,7 @@ def _recorded_tokens(recording: Recording, said: dict[str, Any]) -> tuple[int, i
 def _as_sent(recording: Recording) -> dict[str, Any]:
     """The caller's body with no more changed than the catalogue says of this provider and model."""
     body = dict(recording.request)
-    facts = CATALOGUE.get("azure" if recording.provider == "azure" and stanza(recording) != "azure-models" else stanza(recording), {})
+    facts = CATALOGUE.get(stanza(recording), {})
     quirks = [facts.get("quirks", {}), _model_facts(facts, recording.model).get("quirks", {})]
     for quirk in quirks:
         for name, better in quirk.get("rename", {}).items():

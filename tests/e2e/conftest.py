@@ -27,6 +27,12 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts a proxy with a configuration, in this process; it is stopped at the module's end."""
     running: list[Proxy] = []
@@ -64,4 +70,5 @@ def write_config(directory: Path, config: dict[str, Any]) -> Path:
 
 def provider(url: str, **more: Any) -> dict[str, Any]:
     """A provider's stanza: one key, priced at 1 and 2 USD per million tokens."""
-    return {"dialect": "openai", "base_url": url, "api_key": KEY, "prices": {"*": {"input": 1, "output": 2}}, **more}
+    stanza = {"dialect": "openai", "base_url": url, "api_key": KEY, "prices": {"*": {"input": 1, "output": 2}}, **more}
+    return {name: value for name, value in stanza.items() if value is not None}

@@ -53,7 +53,7 @@ class Proxy:
         )
         self._server = DrainingServer(options, lambda: held[0].gateway if held else None, on_started=started.set)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self._thread = threading.Thread(target=self._run, name=f"proxy {door}")
+        self._thread = threading.Thread(target=self._run, name=f"proxy {door}", daemon=True)
         self._thread.start()
         self.port: int = self._listener.getsockname()[1]
         self.client = Client(self.port)

@@ -63,10 +63,14 @@ class Call:
             raise PeerGone from None
 
     async def head(self, status: int, headers: dict[str, str]) -> None:
+        if not self.upstream.keep_alive:
+            headers = {**headers, "connection": "close"}
+            self.keep = False
         await self.send(rendered_head(status, headers))
 
     async def whole(self, status: int, body: bytes, headers: dict[str, str] = JSON) -> None:
-        await self.send(rendered_head(status, {**headers, "content-length": str(len(body))}) + body)
+        await self.head(status, {**headers, "content-length": str(len(body))})
+        await self.send(body)
 
     async def json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         await self.whole(status, json.dumps(value).encode(), {**JSON, **(headers or {})})
@@ -133,6 +137,7 @@ class Call:
         done, _ = await asyncio.wait((gate, silence), return_when=asyncio.FIRST_COMPLETED)
         if gate in done:
             silence.cancel()
+            await asyncio.gather(silence, return_exceptions=True)
         else:
             silence.result()
 
@@ -284,7 +289,7 @@ async def done_after_content(call: Call) -> None:
 
 @script
 async def missing_done(call: Call) -> None:
-    await call.content()
+    await call.content(3)
     await call.event(finish())
     await call.event(usage())
     await call.end_stream()
@@ -555,7 +560,7 @@ async def giant_head(call: Call) -> None:
 
 @script
 async def not_http(call: Call) -> None:
-    await call.send(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+    await call.send(b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n")
     await call.silence()
 
 
@@ -703,6 +708,14 @@ async def limit_once(call: Call) -> None:
         await ok(call)
 
 
+@script
+async def wants_fine_key(call: Call) -> None:
+    if call.headers.get("authorization") == "Bearer sk-fine":
+        await ok(call)
+    else:
+        await call.error(401, message="Incorrect API key provided", code="invalid_api_key")
+
+
 # held until the test says so
 
 
@@ -733,7 +746,10 @@ async def hold_after_content(call: Call) -> None:
 
 @dataclass(slots=True)
 class Upstream:
+    """`keep_alive` False: every connection serves one request."""
+
     port: int = 0
+    keep_alive: bool = True
     connections: int = 0
     requests: Counter[str] = field(default_factory=Counter)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -775,7 +791,7 @@ class Upstream:
 
     def start(self) -> None:
         ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)), name="upstream")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)), name="upstream", daemon=True)
         self._thread.start()
         assert ready.wait(5)
 
@@ -832,7 +848,11 @@ class Upstream:
             writer.close()
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int, nth: int) -> Call:
-        raw = await reader.readuntil(b"\r\n\r\n")
+        raw = await reader.readexactly(1)
+        if raw == b"\x16":  # a TLS handshake, which is answered in plain text
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            raise ConnectionError
+        raw += await reader.readuntil(b"\r\n\r\n")
         first, *lines = raw.decode("latin-1").rstrip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))) or b"{}")

@@ -1,12 +1,11 @@
 """Records as the engine writes them, and a data directory to put them into."""
 
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from proxy.accounting.journal import Journal
+from proxy.accounting.journal import HEAD, MAGIC, Journal
 from proxy.accounting.records import Begin, End, Progress, Record, Rejected, RequestEnd, RequestOpen
 from proxy.core.ulid import encode
 
@@ -145,6 +144,9 @@ def write(data_dir: Path, records: list[Record], boot_id: str = "BOOT1", **optio
     journal.close()
 
 
-def as_dict(record: Record) -> dict[str, Any]:
-    fields: dict[str, Any] = orjson.loads(orjson.dumps(record))
-    return fields
+def write_raw(data_dir: Path, payloads: list[bytes], boot_id: str) -> None:
+    """Whole frames with anything in them, as another release may have written."""
+    path = data_dir / "journal" / f"{boot_id}.1.000001.seg"
+    path.write_bytes(
+        b"".join([HEAD.pack(MAGIC, len(payload), zlib.crc32(payload, len(payload))) + payload for payload in payloads])
+    )

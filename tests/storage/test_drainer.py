@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from proxy.accounting.records import Record
+from proxy.accounting.records import Record, positional
 from proxy.storage import sqlite as sqlite_module
 from proxy.storage.drainer import Drainer, DrainerBusy
 from proxy.storage.sqlite import LEDGER, LedgerTooNew
@@ -27,6 +28,7 @@ from tests.storage.records import (
     rejected,
     request_id,
     write,
+    write_raw,
 )
 
 pytestmark = pytest.mark.unit
@@ -77,7 +79,7 @@ def sums(data_dir: Path) -> dict[str, int]:
 
 
 def snapshot(data_dir: Path) -> list[list[dict[str, Any]]]:
-    tables = ("SELECT * FROM requests", "SELECT * FROM attempts", "SELECT * FROM usage_hourly")
+    tables = ("SELECT * FROM requests ORDER BY id", "SELECT * FROM attempts ORDER BY request_id, n", "SELECT * FROM usage_hourly")
     return [rows(data_dir, sql) for sql in tables]
 
 
@@ -282,7 +284,7 @@ def test_a_torn_tail_of_the_living_is_waited_for_of_the_dead_counted(tmp_path: P
     for record in completion(1):
         journal.append(record)
     with journal.path.open("ab") as file:
-        file.write(b"LJ01\x10\x00\x00\x00 torn")
+        file.write(b"LJ02\x10\x00\x00\x00 torn")
     assert drainer.drain() == 2
     assert rows(tmp_path, "SELECT * FROM counters") == []
     assert journal.path.exists()
@@ -308,13 +310,15 @@ def test_a_writers_segments_are_read_in_its_order(tmp_path: Path, drainer: Drain
 
 
 def test_a_record_of_another_release_is_counted_and_skipped(tmp_path: Path, drainer: Drainer) -> None:
-    strange: Any = {"t": "X", "attempt_id": "?"}
-    incomplete: Any = {"t": "E", "attempt_id": "A-1", "request_id": "A"}
-    write(tmp_path, [strange, incomplete, *completion(1)])
+    strange = [b'["X","?"]', b'["E","A-1","A"]', b"[]", b"{}", b"7", b"not JSON", b'["R",[],[]]', b"1],[2"]
+    write_raw(tmp_path, strange, "BOOT0")
+    longer = [orjson.dumps([*positional(record), "of a later release"]) for record in completion(2)]
+    write_raw(tmp_path, longer, "BOOT1")
+    write(tmp_path, completion(1), "BOOT2")
     drainer.drain()
-    assert rows(tmp_path, "SELECT * FROM counters") == [{"name": "unreadable_records", "value": 2}]
-    assert len(rows(tmp_path, "SELECT * FROM requests")) == 1
-    assert len(rows(tmp_path, "SELECT * FROM attempts")) == 1
+    assert rows(tmp_path, "SELECT * FROM counters") == [{"name": "unreadable_records", "value": 8}]
+    assert [row["id"] for row in rows(tmp_path, "SELECT id FROM requests ORDER BY id")] == [request_id(1), request_id(2)]
+    assert [row["outcome"] for row in rows(tmp_path, "SELECT * FROM attempts")] == ["ok", "ok"]
 
 
 def test_a_record_that_the_database_will_not_have_does_not_hold_up_the_rest(

@@ -178,7 +178,7 @@ def test_the_last_records_of_a_killed_parent_are_taken_in_though_nobody_listens(
     for record in completion(1):
         journal.append(record)
     with journal.path.open("ab") as file:
-        file.write(b"LJ01 torn by a kill")
+        file.write(b"LJ02 torn by a kill")
     process.stdout.close()
     process.stderr.close()
     journal.close()

@@ -70,7 +70,11 @@ def tables(records: list[Record], *, batch_records: int, segment_bytes: int, cut
         connection.row_factory = sqlite3.Row
         found = [
             [{name: value for name, value in dict(row).items() if name != "writer"} for row in connection.execute(sql)]
-            for sql in ("SELECT * FROM requests", "SELECT * FROM attempts", "SELECT * FROM usage_hourly")
+            for sql in (
+                "SELECT * FROM requests ORDER BY id",
+                "SELECT * FROM attempts ORDER BY request_id, n",
+                "SELECT * FROM usage_hourly",
+            )
         ]
         connection.close()
         return found

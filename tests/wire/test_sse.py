@@ -52,7 +52,20 @@ def test_byte_by_byte_is_the_same(data: bytes, events: list[bytes], rest: bytes)
 
 
 PIECES = st.sampled_from(
-    [b"data: a", b"data:", b"data", b": c", b"event: x", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"\xe2\x80\xa8"]
+    [
+        b"data: a",
+        b"data:",
+        b"data",
+        b": c",
+        b"event: x",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\n\n",
+        b"\r\n\r\n",
+        b"\xef\xbb\xbf",
+        b"\xe2\x80\xa8",
+    ]
 )
 
 

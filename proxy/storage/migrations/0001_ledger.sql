@@ -1,46 +1,59 @@
 -- Rows of the ledger, the sums over them, and how far each journal segment has been taken in; docs/ledger.md explains.
 -- Times are milliseconds since 1970 (UTC), durations milliseconds, money integer nano-dollars. NULL is unknown, never 0.
+-- What many rows have in common is written once, in the tables of facets and kinds; `key` is a digest of what they say.
 
-CREATE TABLE requests (
-    id TEXT NOT NULL PRIMARY KEY,
-    ended INTEGER NOT NULL,            -- 0 while it runs; an ended row never changes again
-    time_ms INTEGER NOT NULL,
+-- What lists are filtered by. One index over (facet, id) serves every filter and every combination of them.
+CREATE TABLE facets (
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
     client TEXT,
     department TEXT,
+    model TEXT,
+    provider TEXT,                     -- of the last attempt, which is the one that answered if any did
+    outcome TEXT NOT NULL
+);
+
+CREATE TABLE request_kinds (
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
     agent TEXT,
     task TEXT,
-    task_id TEXT,
-    model TEXT,
     chain TEXT,
     stream INTEGER,
     config TEXT,
-    provider TEXT,                     -- of the last attempt, which is the one that answered if any did
     upstream_model TEXT,
-    outcome TEXT NOT NULL,
     http_status INTEGER,
+    finish_reason TEXT,
+    error_code TEXT,
+    trace TEXT,                        -- JSON
+    dropped TEXT                       -- JSON
+);
+
+CREATE TABLE request_rows (
+    id TEXT NOT NULL PRIMARY KEY,
+    facet INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL,
+    task_id TEXT,
     attempts INTEGER NOT NULL,
     duration_ms REAL,
     first_token_ms REAL,
     overhead_ms REAL,
-    finish_reason TEXT,
-    error_code TEXT,
-    trace TEXT,                        -- JSON
-    dropped TEXT,                      -- JSON
-    writer TEXT                        -- whose journal it came from, while it runs
+    writer TEXT,                       -- whose journal it came from, while it runs
+    ended INTEGER NOT NULL             -- 0 while it runs; an ended row never changes again
 ) WITHOUT ROWID;
 
-CREATE INDEX requests_by_model ON requests (model, id);
-CREATE INDEX requests_by_provider ON requests (provider, id) WHERE provider IS NOT NULL;
-CREATE INDEX requests_by_client ON requests (client, id) WHERE client IS NOT NULL;
-CREATE INDEX requests_by_department ON requests (department, id) WHERE department IS NOT NULL;
-CREATE INDEX requests_by_outcome ON requests (outcome, id) WHERE outcome <> 'ok';
-CREATE INDEX requests_running ON requests (writer) WHERE ended = 0;
+CREATE INDEX request_rows_by_facet ON request_rows (facet, id);
+CREATE INDEX request_rows_running ON request_rows (writer) WHERE ended = 0;
 
-CREATE TABLE attempts (
-    request_id TEXT NOT NULL,
-    n INTEGER NOT NULL,
-    rank INTEGER NOT NULL,             -- 0 begun, 1 progress known, 2 ended; a row only ever moves up
-    time_ms INTEGER NOT NULL,
+CREATE VIEW requests AS
+SELECT r.id, ended, time_ms, client, department, agent, task, task_id, model, chain, stream, config, provider, upstream_model,
+    outcome, http_status, attempts, duration_ms, first_token_ms, overhead_ms, finish_reason, error_code, trace, dropped, writer
+FROM request_rows AS r LEFT JOIN facets AS f ON f.id = r.facet LEFT JOIN request_kinds AS k ON k.id = r.kind;
+
+CREATE TABLE attempt_kinds (
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,
     provider TEXT NOT NULL,
     upstream_model TEXT NOT NULL,
     credential TEXT,
@@ -48,6 +61,16 @@ CREATE TABLE attempts (
     http_status INTEGER,
     error_class TEXT,
     category TEXT,
+    usage_source TEXT,                 -- NULL: nothing was consumed
+    price_source TEXT,
+    finish_reason TEXT
+);
+
+CREATE TABLE attempt_rows (
+    request_id TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL,
     error TEXT,
     first_token_ms REAL,
     duration_ms REAL,
@@ -58,16 +81,20 @@ CREATE TABLE attempts (
     reasoning_tokens INTEGER NOT NULL,
     input_audio_tokens INTEGER NOT NULL,
     output_audio_tokens INTEGER NOT NULL,
-    usage_source TEXT,                 -- NULL: nothing was consumed
     cost_nusd INTEGER,                 -- NULL: no price is known
-    price_source TEXT,
     at_risk_tokens INTEGER NOT NULL,
-    finish_reason TEXT,
     writer TEXT,
+    rank INTEGER NOT NULL,             -- 0 begun, 1 progress known, 2 ended; a row only ever moves up
     PRIMARY KEY (request_id, n)
 ) WITHOUT ROWID;
 
-CREATE INDEX attempts_running ON attempts (writer) WHERE rank < 2;
+CREATE INDEX attempt_rows_running ON attempt_rows (writer) WHERE rank < 2;
+
+CREATE VIEW attempts AS
+SELECT request_id, n, rank, time_ms, provider, upstream_model, credential, outcome, http_status, error_class, category, error,
+    first_token_ms, duration_ms, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+    input_audio_tokens, output_audio_tokens, usage_source, cost_nusd, price_source, at_risk_tokens, finish_reason, writer
+FROM attempt_rows AS a LEFT JOIN attempt_kinds AS k ON k.id = a.kind;
 
 -- Changed only in the transaction that moves a row to its end, by what that row says. '' stands for NULL.
 CREATE TABLE usage_hourly (

@@ -1,0 +1,519 @@
+"""A relay with everything real but the world: fake upstreams that follow a script, a clock that is set, a sink and a journal that
+write into one list, so that a test can say what came before what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from proxy.accounting.budgets import Budgets
+from proxy.accounting.journal import Journal, JournalError
+from proxy.accounting.pricing import PriceBook, Rates, rates_of_price
+from proxy.accounting.records import Begin, End, Record, Rejected, RequestEnd, positional
+from proxy.accounting.tokens import TokenCounter
+from proxy.accounting.usage import usage_from_openai
+from proxy.config.settings import ClientSettings, ServerSettings, Settings
+from proxy.core.chat import Tags
+from proxy.core.deadlines import Deadlines
+from proxy.core.errors import UpstreamError
+from proxy.core.ports import HeaderList, RequestHead
+from proxy.core.redact import Redactor
+from proxy.core.target import Chain, Credential, Price, Provider, Secret, Target
+from proxy.core.usage import Usage
+from proxy.dialects.openai_chat import OpenAIChat
+from proxy.dialects.openai_request import OpenAIChatInbound
+from proxy.engine.control import Control
+from proxy.engine.exchange import Exchange
+from proxy.engine.heads import Heads
+from proxy.engine.relay import Relay
+from proxy.engine.services import Services
+from proxy.routing.deployment import Deployments
+from proxy.routing.plan import ChainTrickle
+from proxy.routing.retry_budget import RetryBudgets
+
+WALL = 1_800_000_000.0
+JSON = ((b"content-type", b"application/json"),)
+SSE = ((b"content-type", b"text/event-stream"),)
+PRICE = Price(Decimal(1), Decimal(2))  # per million: 1,000 and 2,000 nano-dollars a token
+FOREVER = b"<waits for ever>"  # a piece of a script
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return WALL + self.now
+
+
+# -- upstream
+
+
+@dataclass
+class Reply:
+    """What an upstream does with one call. A piece may be bytes, FOREVER, an error to raise, or something to do first."""
+
+    pieces: Sequence[bytes | Exception | Callable[[], None]] = ()
+    status: int = 200
+    headers: HeaderList = JSON
+    takes_s: float = 0.0
+
+
+Script = Reply | Exception | bytes  # bytes: the head never comes
+
+
+@dataclass
+class Call:
+    authorization: bytes
+    body: dict[str, Any]
+    fresh: bool
+    closed: int = 0
+
+
+class Response:
+    reused = False
+
+    def __init__(self, world: World, reply: Reply, call: Call) -> None:
+        self.status = reply.status
+        self.headers = reply.headers
+        self._world = world
+        self._call = call
+        self._pieces = list(reply.pieces)
+
+    async def read(self) -> bytes:
+        while self._pieces:
+            piece = self._pieces.pop(0)
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is FOREVER:
+                self._world.waiting.set()
+                await asyncio.Event().wait()
+            if isinstance(piece, bytes):
+                return piece
+            piece()
+        return b""
+
+    def close(self) -> None:
+        self._call.closed += 1
+
+
+class Upstream:
+    """One transport for all providers: each provider's script by its name, in the order of its calls; the last one repeats."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.calls: list[Call] = []
+
+    async def send(self, head: RequestHead, body: bytes, *, connect_timeout_s: float, fresh: bool = False) -> Response:
+        provider = head.origin.host
+        call = Call(dict(head.headers).get(b"authorization", b""), orjson.loads(body), fresh)
+        self.calls.append(call)
+        self._world.events.append(("send", provider))
+        script = self._world.scripts[provider]
+        reply = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(reply, bytes):
+            self._world.waiting.set()
+            await asyncio.Event().wait()
+        if isinstance(reply, Exception):
+            raise reply
+        assert isinstance(reply, Reply)
+        self._world.clock.now += reply.takes_s
+        return Response(self._world, reply, call)
+
+    async def aclose(self) -> None:
+        return
+
+
+# -- the rest of the world
+
+
+class RecordingJournal:
+    """Implements the part of `Journal` that the engine uses. `refuse` names the kinds of record that cannot be written."""
+
+    def __init__(self, events: list[tuple[str, Any]]) -> None:
+        self._events = events
+        self.healthy = True
+        self.records: list[Record] = []
+        self.refuse: set[type] = set()
+
+    def append(self, record: Record) -> None:
+        orjson.dumps(positional(record))  # it must be writable as it stands
+        if type(record) in self.refuse:
+            raise JournalError("the disk is full")
+        self.records.append(record)
+        self._events.append((record.t, record))
+
+
+class RecordingSink:
+    """Implements `Sink`. `stuck`: the caller does not read, and every write waits for ever."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.status: int | None = None
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self.ended: str | None = None
+        self.stuck = False
+
+    def _head(self, status: int, headers: HeaderList) -> None:
+        assert self.status is None, "two heads"
+        self.status = status
+        names = [name for name, _ in headers]
+        assert len(names) == len(set(names))
+        self.headers = dict(headers)
+
+    async def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
+        self._head(status, headers)
+        await self._take("respond", body)
+        self.ended = "whole"
+
+    def start(self, status: int, headers: HeaderList) -> None:
+        self._head(status, headers)
+
+    async def write(self, data: bytes) -> None:
+        assert self.status is not None
+        assert data
+        await self._take("write", data)
+
+    async def finish(self, data: bytes = b"") -> None:
+        assert self.status is not None
+        await self._take("finish", data)
+        self.ended = "whole"
+
+    def abort(self) -> None:
+        self._world.events.append(("abort", None))
+        self.ended = "cut"
+
+    async def _take(self, what: str, data: bytes) -> None:
+        assert self.ended is None, "after the end"
+        self._world.events.append((what, data))
+        self.body += data
+        if self.stuck:
+            self._world.waiting.set()
+            await asyncio.Event().wait()
+
+
+class RecordingMeter:
+    def __init__(self) -> None:
+        self.started = 0
+        self.ended: list[tuple[str, str, bool]] = []
+        self.overheads: list[float | None] = []
+        self.attempts: list[tuple[str, str]] = []
+        self.failovers: list[tuple[str, str, str]] = []
+        self.counts: list[str] = []
+
+    def request_started(self) -> None:
+        self.started += 1
+
+    def request_ended(
+        self, chain: str, outcome: str, stream: bool, duration_s: float, first_token_s: float | None, overhead_s: float | None
+    ) -> None:
+        assert duration_s >= 0
+        self.ended.append((chain, outcome, stream))
+        self.overheads.append(overhead_s)
+
+    def attempt_ended(
+        self,
+        provider: str,
+        model: str,
+        outcome: str,
+        duration_s: float,
+        first_token_s: float | None = None,
+        usage: Usage | None = None,
+        cost_nusd: int | None = None,
+    ) -> None:
+        self.attempts.append((provider, outcome))
+
+    def failover(self, from_: str, to: str, reason: str) -> None:
+        self.failovers.append((from_, to, reason))
+
+    def rejected(self, reason: str) -> None:
+        self.counts.append(f"rejected {reason}")
+
+    def count(self, name: str) -> None:
+        self.counts.append(name)
+
+
+class RecordingLog:
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def request(self, fields: dict[str, Any]) -> None:
+        self.requests.append(fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append(("warning", event, fields))
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.lines.append(("error", event, fields))
+
+
+class Prices:
+    ready = True
+
+    def rates(self, target: Target, wall: float) -> Rates | None:
+        return rates_of_price(target.price) if target.price is not None else None
+
+
+class Counter:
+    """So many tokens, without a vocabulary. `fails`: the counting itself breaks."""
+
+    fails = False
+
+    def count_prompt(self, body: dict[str, Any]) -> int:
+        if self.fails:
+            raise OSError("the vocabulary is gone")
+        return 11
+
+    def count_texts(self, texts: Iterable[str]) -> int:
+        return sum(len(text) for text in texts)
+
+
+class Served:
+    """One request, and what it has come to. Its control exists once its task has begun."""
+
+    def __init__(self, sink: RecordingSink, task: asyncio.Task[None], controls: list[Control]) -> None:
+        self.sink = sink
+        self.task = task
+        self._controls = controls
+
+    @property
+    def control(self) -> Control:
+        return self._controls[0]
+
+    @property
+    def answer(self) -> Any:
+        return orjson.loads(self.sink.body)
+
+    @property
+    def code(self) -> str:
+        return str(self.answer["error"]["code"])
+
+
+@dataclass
+class World:
+    """Everything around the relay. `scripts` by provider; `targets` in the chain `smart`."""
+
+    scripts: dict[str, list[Script]]
+    targets: tuple[Target, ...]
+    chain_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clock = Clock()
+        self.events: list[tuple[str, Any]] = []
+        self.waiting = asyncio.Event()
+        self.slept: list[float] = []
+        self.journal = RecordingJournal(self.events)
+        self.meter = RecordingMeter()
+        self.log = RecordingLog()
+        self.upstream = Upstream(self)
+        self.counter = Counter()
+        self.heads = Heads()
+        self.ids = 0
+        self.executor = ThreadPoolExecutor(1)
+        self.chain = Chain("smart", self.targets, **self.chain_options)
+        self.services = Services(
+            clock=self.clock,
+            random=lambda: 0.5,
+            sleep=self.sleep,
+            deadlines=Deadlines(),
+            journal=cast(Journal, self.journal),
+            meter=self.meter,
+            log=self.log,
+            redact=Redactor(["loaded-secret-fake"]),
+            deployments=Deployments(lambda: 0.5),
+            trickle=ChainTrickle(),
+            retry_budgets=RetryBudgets(),
+            prices=cast(PriceBook, Prices()),
+            warming=None,
+            budgets=Budgets(),
+            counter=cast(TokenCounter, self.counter),
+            executor=self.executor,
+            transports={"native": self.upstream},
+            inbound=OpenAIChatInbound(),
+            outbound={"openai": OpenAIChat(usage_from_openai)},
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.clock.now += seconds
+        await asyncio.sleep(0)
+
+    def start(
+        self, *, client: ClientSettings | None = None, prefer: str | None = None, model: str = "smart", **body: Any
+    ) -> Served:
+        """Begins a request; its task runs on the loop from now on."""
+        raw = orjson.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], **body})
+        request = self.services.inbound.decode_request(raw)
+        self.ids += 1
+        exchange = Exchange(
+            f"R{self.ids}",
+            settings(self.chain),
+            client,
+            request,
+            Tags(task="t"),
+            prefer,
+            self.clock.monotonic(),
+            int(self.clock.wall() * 1000),
+        )
+        sink = RecordingSink(self)
+        controls: list[Control] = []
+
+        async def run() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            controls.append(Control(task))
+            await Relay(self.services, self.heads, controls[0], exchange, sink).serve()
+
+        task = asyncio.get_running_loop().create_task(run())
+        return Served(sink, task, controls)
+
+    async def serve(self, **how: Any) -> Served:
+        """One request to its end."""
+        served = self.start(**how)
+        await asyncio.wait_for(served.task, 5)
+        return served
+
+    async def interrupted(self, interrupt: Callable[[Served], None], **how: Any) -> Served:
+        """One request that is interrupted as soon as it waits for its upstream or its caller."""
+        served = self.start(**how)
+        waits = asyncio.create_task(self.waiting.wait())
+        await asyncio.wait({served.task, waits}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        assert not served.task.done(), "it ended without having to wait"
+        interrupt(served)
+        await asyncio.wait_for(served.task, 5)
+        return served
+
+    def later(self, seconds: float) -> Callable[[Served], None]:
+        """An interruption: so much time passes."""
+
+        def pass_time(served: Served) -> None:
+            self.clock.now += seconds
+            self.services.deadlines.tick(self.clock.now)
+
+        return pass_time
+
+    # -- what was written
+
+    @property
+    def begins(self) -> list[Begin]:
+        return [record for record in self.journal.records if isinstance(record, Begin)]
+
+    @property
+    def ends(self) -> list[End]:
+        return [record for record in self.journal.records if isinstance(record, End)]
+
+    @property
+    def end(self) -> RequestEnd:
+        """The one end of the one request."""
+        found = [record.end for record in self.journal.records if isinstance(record, End | Rejected) and record.end is not None]
+        assert len(found) == 1
+        return found[0]
+
+    def check_books(self) -> None:
+        """What must hold whatever happened: every attempt begun once and ended once, every permit back, every deadline forgotten."""
+        begun = [record.attempt_id for record in self.begins]
+        ended = [record.attempt_id for record in self.ends]
+        assert len(begun) == len(set(begun))
+        assert sorted(begun) == sorted(ended)
+        assert len(self.upstream.calls) <= len(begun)
+        assert self.meter.started == len(self.meter.ended) == self.ids
+        assert len(self.log.requests) == self.ids
+        assert all(one.in_flight == 0 for one in self.services.deployments.snapshot(self.clock.now))
+        assert len(self.services.deadlines) == 0
+        for position, (what, value) in enumerate(self.events):
+            if what == "send":
+                assert self.events[position - 1][0] == "B", "sent before its begin record"
+            if what in ("respond", "finish") and not any(kind in ("E", "R") for kind, _ in self.events[:position]):
+                raise AssertionError(f"last bytes before the end record: {value!r}")
+
+
+def settings(chain: Chain) -> Settings:
+    def direct(provider: str, model: str) -> Target:
+        raise AssertionError("no direct targets here")
+
+    return Settings(
+        hash="0123456789ab",
+        path=None,
+        data_dir=Path("data"),
+        server=ServerSettings(),
+        admin_token=None,
+        metrics_token=None,
+        auth_none=False,
+        providers={target.provider.name: target.provider for target in chain.targets},
+        chains={chain.name: chain},
+        wildcards=(),
+        clients={},
+        clients_by_digest={},
+        warnings=(),
+        files=(),
+        known_secrets=(),
+        direct=direct,
+    )
+
+
+def target(name: str, *, keys: int = 1, provider: dict[str, Any] | None = None, **rest: Any) -> Target:
+    credentials = tuple(Credential(f"{name}{n}", Secret(f"fake-{name}-{n}")) for n in range(keys))
+    made = Provider(name, "openai", f"http://{name}", credentials, **(provider or {}))
+    return Target(made, f"{name}-model", "m", **{"price": PRICE, **rest})
+
+
+def world(*targets: Target, chain: dict[str, Any] | None = None, **scripts: Script | list[Script]) -> World:
+    """A chain of `targets`, or of one plain target for each script."""
+    lists = {name: list(script) if isinstance(script, list) else [script] for name, script in scripts.items()}
+    return World(lists, targets or tuple(target(name) for name in scripts), chain or {})
+
+
+# -- replies
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+COST = 10 * 1000 + 20 * 2000
+
+
+def event(value: object) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def chunk(content: str | None = None, finish: str | None = None, **rest: Any) -> bytes:
+    delta = {"content": content} if content is not None else {}
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return event({"id": "c", "object": "chat.completion.chunk", "choices": [choice], **rest})
+
+
+ROLE = event(
+    {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+)
+HI = chunk("Hi")
+STOP = chunk(finish="stop")
+COUNTED = event({"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
+DONE = b"data: [DONE]\n\n"
+
+
+def whole(text: str = "Hi", *, usage: object = USAGE, headers: HeaderList = JSON, **rest: Any) -> Reply:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    body: dict[str, Any] = {"id": "c", "object": "chat.completion", "choices": [choice], **rest}
+    if usage is not None:
+        body["usage"] = usage
+    return Reply([orjson.dumps(body)], headers=headers)
+
+
+def streamed(*pieces: bytes | Exception | Callable[[], None]) -> Reply:
+    return Reply(pieces or (ROLE, HI, STOP, COUNTED, DONE), headers=SSE)
+
+
+def refusal(status: int, message: str = "no", headers: HeaderList = (), **error: Any) -> Reply:
+    return Reply([orjson.dumps({"error": {"message": message, **error}})], status=status, headers=(*JSON, *headers))
+
+
+def fault(error_class: Any, **rest: Any) -> UpstreamError:
+    return UpstreamError(error_class, "it broke", **rest)

@@ -1,0 +1,247 @@
+"""Every route declares who may call it, and behaves by it."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import Message
+
+from proxy.app import ROUTES
+from proxy.config.load import load
+from proxy.config.settings import Settings
+from proxy.server.endpoints import Declared, Endpoint, routes
+from proxy.server.gateway import Gateway, Readiness
+from proxy.server.guard import Guard, Scope
+
+pytestmark = [pytest.mark.unit, pytest.mark.anyio]
+
+TOKENS = {Scope.CLIENT: b"client-key-fake", Scope.METRICS: b"metrics-token-fake", Scope.ADMIN: b"admin-token-fake"}
+FILE = """
+providers: {demo: {}}
+chains: {demo: [demo/chat], second: [demo/slow]}
+auth: {admin_token: admin-token-fake, metrics_token: metrics-token-fake}
+clients: {agent: {key: client-key-fake, chains: [demo]}}
+"""
+
+
+class Ledger:
+    async def list_requests(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], None]:
+        return [{"id": "R1"}], None
+
+    async def get_request(self, request_id: str) -> dict[str, Any] | None:
+        return {"id": request_id}
+
+    async def usage(self, group_by: list[str], since_ms: int | None = None, until_ms: int | None = None) -> list[dict[str, Any]]:
+        if group_by == ["nonsense"]:
+            raise KeyError("nonsense")
+        if group_by == ["broken"]:
+            raise OSError("disk I/O error at /secret/path")
+        return []
+
+
+class FakeGateway:
+    """What the routes use of a gateway."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.guard = Guard(lambda: 0.0)
+        self.ledger = Ledger()
+        self.reasons: list[str] = []
+        self.surroundings = self
+        self.services = self
+        self.clock = self
+        self.deployments = self
+        self.log = self
+        self.faults: list[str] = []
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.faults.append(f"{event} {fields['fault']}")
+
+    def new_id(self) -> str:
+        return "R1"
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def snapshot(self, now: float) -> list[Any]:
+        return []
+
+    def readiness(self) -> Readiness:
+        return Readiness(self.reasons, [])
+
+    async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
+        return b"# HELP\n", "text/plain; version=0.0.4"
+
+    async def chat(self, headers: Any, body: bytes, client: Any, sink: Any, control: Any, *, request_id: str) -> None:
+        await sink.respond(200, [(b"x-request-id", request_id.encode())], b'{"client":"%s"}' % client.name.encode())
+
+
+class Answer:
+    def __init__(self, messages: list[Message]) -> None:
+        assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]
+        self.status: int = messages[0]["status"]
+        self.headers = dict(messages[0]["headers"])
+        self.body: bytes = messages[1]["body"]
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+async def ask(
+    gateway: FakeGateway,
+    path: str,
+    *,
+    method: str = "GET",
+    token: bytes | None = None,
+    peer: str = "127.0.0.1",
+    query: bytes = b"",
+) -> Answer:
+    headers = [(b"host", b"127.0.0.1")] + ([(b"authorization", b"Bearer " + token)] if token else [])
+    messages: list[Message] = []
+    incoming: list[Message] = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def receive() -> Message:
+        return incoming.pop() if incoming else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query,
+        "headers": headers,
+        "client": (peer, 1),
+        "server": ("127.0.0.1", 8080),
+        "scheme": "http",
+        "state": {"gateway": cast(Gateway, gateway)},
+    }
+    await Starlette(routes=routes(ROUTES))(scope, receive, send)
+    return Answer(messages)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> FakeGateway:
+    path = tmp_path / "providers.yaml"
+    path.write_text(FILE, encoding="utf-8")
+    return FakeGateway(load(path, environ={}))
+
+
+def example(declared: Declared) -> str:
+    return declared.path.replace("{id}", "R1").replace("{model:path}", "demo/chat").replace("{path:path}", "nowhere")
+
+
+def method(declared: Declared) -> str:
+    return "GET" if declared.method == "*" else declared.method
+
+
+def test_every_route_of_the_application_comes_from_the_table() -> None:
+    made = routes(ROUTES)
+    assert [route.path for route in made] == [declared.path for declared in ROUTES]
+    for route, declared in zip(made, ROUTES, strict=True):
+        assert isinstance(route, Route)
+        assert isinstance(route.app, Endpoint)
+        assert route.app.declared is declared
+        assert declared.scope in Scope
+
+
+def test_what_is_public_is_a_list_that_one_can_remember() -> None:
+    assert {declared.path for declared in ROUTES if declared.scope is Scope.PUBLIC} == {"/livez", "/readyz", "/{path:path}"}
+    api = [declared for declared in ROUTES if declared.path.startswith("/api")]
+    assert api
+    assert {declared.scope for declared in api} == {Scope.ADMIN}
+
+
+@pytest.mark.parametrize("declared", ROUTES, ids=lambda declared: declared.path)
+async def test_every_route_lets_in_whom_it_declares_and_nobody_else(gateway: FakeGateway, declared: Declared) -> None:
+    opens = {None, *TOKENS.values(), b"wrong"} if declared.scope is Scope.PUBLIC else {TOKENS[declared.scope]}
+    if declared.scope is Scope.METRICS:
+        opens.add(TOKENS[Scope.ADMIN])
+    for token in (None, b"wrong", *TOKENS.values()):
+        answer = await ask(gateway, example(declared), method=method(declared), token=token)
+        assert (answer.status != 401) == (token in opens)
+        if token not in opens:
+            assert answer.json["error"]["code"] == "invalid_api_key"
+        assert answer.headers[b"x-request-id"] == b"R1"
+
+
+@pytest.mark.parametrize("declared", [d for d in ROUTES if d.method != "*"], ids=lambda declared: declared.path)
+async def test_a_wrong_method_is_told_in_openais_shape(gateway: FakeGateway, declared: Declared) -> None:
+    answer = await ask(gateway, example(declared), method="DELETE")
+    assert (answer.status, answer.json["error"]["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_what_is_not_there_is_a_404_whatever_the_method(gateway: FakeGateway, method: str) -> None:
+    answer = await ask(gateway, "/v1/embeddings", method=method)
+    assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("declared", [d for d in ROUTES if d.handler is not None], ids=lambda declared: declared.path)
+async def test_what_a_browser_might_read_says_so_safely(gateway: FakeGateway, declared: Declared) -> None:
+    for token in (None, TOKENS.get(declared.scope)):
+        headers = (await ask(gateway, example(declared), token=token)).headers
+        assert headers[b"x-content-type-options"] == b"nosniff"
+        assert headers[b"referrer-policy"] == b"no-referrer"
+        assert headers[b"cache-control"] == b"no-store"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
+async def test_completions_know_their_client(gateway: FakeGateway, path: str) -> None:
+    answer = await ask(gateway, path, method="POST", token=TOKENS[Scope.CLIENT])
+    assert answer.json == {"client": "agent"}
+
+
+@pytest.mark.parametrize("prefix", ["/v1/models", "/models"])
+async def test_a_client_sees_the_models_that_it_may_use(gateway: FakeGateway, prefix: str) -> None:
+    token = TOKENS[Scope.CLIENT]
+    listed = (await ask(gateway, prefix, token=token)).json
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["demo"]
+    assert (await ask(gateway, prefix + "/demo", token=token)).json["id"] == "demo"
+    assert (await ask(gateway, prefix + "/second", token=token)).status == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/models/demo/chat", "/v1/models/demo%2Fchat"])
+async def test_ids_with_slashes_are_found_plain_and_escaped(gateway: FakeGateway, tmp_path: Path, path: str) -> None:
+    other = tmp_path / "open.yaml"
+    other.write_text("providers: {demo: {}}\nchains: {demo: [demo/chat]}\n", encoding="utf-8")
+    gateway.settings = load(other, environ={})
+    assert (await ask(gateway, path)).json == {"id": "demo/chat", "object": "model", "created": 0, "owned_by": "demo"}
+
+
+async def test_readiness_has_its_reasons(gateway: FakeGateway) -> None:
+    assert (await ask(gateway, "/readyz")).status == 200
+    gateway.reasons = ["draining"]
+    answer = await ask(gateway, "/readyz")
+    assert (answer.status, answer.json["reasons"]) == (503, ["draining"])
+    assert (await ask(gateway, "/livez")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "param"),
+    [
+        ("/api/v1/requests", b"limit=many", "limit"),
+        ("/api/v1/requests", b"before=%27%3B--", "before"),
+        ("/api/v1/usage", b"since=yesterday", "since"),
+        ("/api/v1/usage", b"until=999999w", "until"),
+        ("/api/v1/usage", b"group_by=nonsense", "group_by"),
+    ],
+)
+async def test_a_query_that_makes_no_sense_is_a_400_by_name(gateway: FakeGateway, path: str, query: bytes, param: str) -> None:
+    answer = await ask(gateway, path, token=TOKENS[Scope.ADMIN], query=query)
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+
+
+async def test_a_fault_of_our_own_is_logged_and_told_in_openais_shape(gateway: FakeGateway) -> None:
+    answer = await ask(gateway, "/api/v1/usage", token=TOKENS[Scope.ADMIN], query=b"group_by=broken")
+    assert (answer.status, answer.json["error"]["code"]) == (500, "internal_error")
+    assert b"/secret" not in answer.body
+    assert len(gateway.faults) == 1

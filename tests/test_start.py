@@ -1,0 +1,65 @@
+"""Starting is quick because little is loaded."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# heavy, and needed by few: an SDK's HTTP stack, price data, a vocabulary, terminal tables, the exposition format
+NOT_AT_START = ("httpx2", "genai_prices", "tiktoken", "typer", "rich", "prometheus_client", "sqlite3.dump", "openai")
+READY_S = 1.0
+RUNS = 5
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.unit
+def test_importing_the_server_loads_nothing_heavy() -> None:
+    loaded = set(run("import sys, proxy.app; print('\\n'.join(sys.modules))").split())
+    assert "proxy.engine.relay" in loaded
+    assert sorted(loaded & set(NOT_AT_START)) == []
+
+
+@pytest.mark.unit
+def test_the_drainers_process_is_lean() -> None:
+    loaded = set(run("import sys, proxy.storage.drainer; print('\\n'.join(sys.modules))").split())
+    assert sorted(loaded & {*NOT_AT_START, "pydantic", "starlette", "uvicorn", "asyncio", "yaml"}) == []
+
+
+def seconds_to_ready(folder: Path) -> float:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "providers.yaml").write_text("providers: {demo: {}}\nchains: {demo: [demo/chat]}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "proxy", "serve", "--config", str(folder / "providers.yaml"), "--port", str(port)]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
+    try:
+        with httpx2.Client(trust_env=False) as client:
+            while True:
+                try:
+                    if client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                        return time.perf_counter() - started
+                except httpx2.TransportError:
+                    assert process.poll() is None
+                    assert time.perf_counter() - started < 20
+    finally:
+        process.send_signal(signal.SIGINT)  # unlike SIGTERM it waits for no load balancer
+        process.wait(20)
+
+
+@pytest.mark.performance
+def test_from_start_to_ready_takes_less_than_a_second(tmp_path: Path) -> None:
+    seconds_to_ready(tmp_path)  # warm
+    assert sorted(seconds_to_ready(tmp_path) for _ in range(RUNS))[RUNS // 2] < READY_S
