@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,12 @@ class UpstreamResponse(Protocol):
     def reused(self) -> bool:
         """It came over a connection that had served before."""
 
+    async def pump(self, consume: Callable[[bytes], bool]) -> bool:
+        """Hand the body to `consume`, piece by piece as it arrives, until it returns False; true when the body has ended.
+
+        `consume` must not block; what it raises is raised here. Otherwise as `read`.
+        """
+
     async def read(self) -> bytes:
         """The next bytes of the body, as many as are there; `b""` at its end.
 
@@ -92,13 +98,18 @@ class UpstreamTransport(Protocol):
 
 
 class Sink(Protocol):
-    """Where an answer goes. One of `respond`, or `start` then `write`* then `finish`, or `start` then `abort`.
+    """Where an answer goes. One of `respond`, or `start` then `push`* then `finish`, or `start` then `abort`.
 
-    `start` only remembers the head: it leaves with the first bytes. Back-pressure is the awaiting.
+    `start` only remembers the head: it leaves with the first bytes. After a `push` that returned False comes `drain`.
     """
 
     async def respond(self, status: int, headers: HeaderList, body: bytes) -> None: ...
     def start(self, status: int, headers: HeaderList) -> None: ...
-    async def write(self, data: bytes) -> None: ...
+    def push(self, data: bytes) -> bool:
+        """Send a part without waiting. False: that was enough for now."""
+
+    async def drain(self) -> None:
+        """Wait until more can be sent."""
+
     async def finish(self, data: bytes = b"") -> None: ...
     def abort(self) -> None: ...

@@ -111,6 +111,9 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], ErrorClass], ...] = tuple(
 # these set a key or a model aside for everybody, so the words must be the provider's own: a caller's come quoted or behind a colon
 _LATCHING = frozenset((ErrorClass.AUTH, ErrorClass.INSUFFICIENT_QUOTA, ErrorClass.MODEL_NOT_FOUND))
 _OWN_WORDS = re.compile(r"[^'\"`:]*")
+_NOT_A_MODEL = re.compile(
+    r"\b(?:no such|unknown|find (?:the )?)\s*file\b|\bfile[ _-]?id\b|\bfile .{0,80}not found", re.IGNORECASE
+)
 _REFINED_BY_TEXT = frozenset((ErrorClass.INVALID_REQUEST, ErrorClass.RATE_LIMITED, ErrorClass.AUTH, ErrorClass.SERVER_ERROR))
 
 
@@ -145,6 +148,11 @@ def error_from_object(parsed: Any, *, status: int | None) -> UpstreamError:
     if error_class is None or error_class in _REFINED_BY_TEXT:
         base = error_class or _by_status(status)
         error_class = _by_text(message, base) if base in _REFINED_BY_TEXT else base
+    body_delay = _google_delay(error) or _openrouter_reset(error)
+    if error_class is ErrorClass.INSUFFICIENT_QUOTA and status == 429 and body_delay is not None:
+        error_class = ErrorClass.RATE_LIMITED  # Google words a per-minute limit like a spent quota; but a quota has no wait
+    if error_class is ErrorClass.MODEL_NOT_FOUND and status == 404 and _NOT_A_MODEL.search(message[:2000]):
+        error_class = ErrorClass.INVALID_REQUEST  # something else of the caller's is missing: no fault of the model's name
     param = error.get("param")
     code = error.get("code")
     return UpstreamError(
@@ -153,7 +161,7 @@ def error_from_object(parsed: Any, *, status: int | None) -> UpstreamError:
         status=status,
         code=code if isinstance(code, str) else None,
         param=param if isinstance(param, str) else None,
-        body_delay=_google_delay(error),
+        body_delay=body_delay,
     )
 
 
@@ -231,6 +239,14 @@ def _inner_status(error: dict[str, Any]) -> int | None:
 def _google_reasons(error: dict[str, Any]) -> list[Any]:
     details = error.get("details")
     return [item.get("reason") for item in details if isinstance(item, dict)] if isinstance(details, list) else []
+
+
+def _openrouter_reset(error: dict[str, Any]) -> str | None:
+    """OpenRouter puts the headers of its own limits into the body: the reset is a time in milliseconds since 1970."""
+    metadata = error.get("metadata")
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    reset = headers.get("X-RateLimit-Reset") if isinstance(headers, dict) else None
+    return reset if isinstance(reset, str) else None
 
 
 def _google_delay(error: dict[str, Any]) -> str | None:

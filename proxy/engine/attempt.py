@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.accounting.journal import Journal
-from proxy.accounting.records import Progress
-from proxy.accounting.usage import estimate_output
 from proxy.core.chat import ChatRequest
 from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import Clock, HeaderList, RequestHead, Sink, UpstreamResponse, UpstreamTransport
 from proxy.core.usage import Usage
 from proxy.dialects.base import AnswerStream, OutboundDialect, OutboundRequest
 from proxy.engine.control import Control
+from proxy.engine.pipe import Pipe
 from proxy.routing.deployment import Permit
 from proxy.routing.plan import Candidate
 from proxy.routing.retry_after import exhausted_reset_s, is_nonsense, retry_after_s
@@ -27,8 +26,6 @@ FIRST_TOKEN_STREAM_S = 60.0
 FIRST_TOKEN_WHOLE_S = 300.0
 WRITE_STALL_S = 60.0
 LINGER_S = 1.0  # for the upstream's last bytes after [DONE], so that its connection can serve again
-PROGRESS_S = 2.0
-PROGRESS_EVENTS = 256
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HELD_BYTES = 1024 * 1024  # of events before the first content
@@ -146,8 +143,9 @@ class Attempt:
             start = await self._first_bytes(response, content_type)
             if start.lstrip()[:1] in (b"{", b"["):
                 self._whole(start + await self._read_body(response))
+                streamed = self._dialect.stream_from_whole(self.body, request)
                 self._commit(sink, headers)
-                return self._dialect.stream_from_whole(self.body, request)
+                return streamed
         return await self._relay_stream(response, request, start, total_at, sink, headers, journal)
 
     async def linger(self) -> None:
@@ -250,69 +248,63 @@ class Attempt:
         journal: Journal,
     ) -> bytes:
         stream = self.stream = self._dialect.answer_stream(request, self.candidate.target)
-        control, monotonic = self._control, self._clock.monotonic
-        idle_s = self.candidate.target.timeouts.between_tokens_s
         held: list[bytes] = []
         held_bytes = 0
-        seen = 0
-        progress_at = self.started_at + PROGRESS_S
-        progress_events = PROGRESS_EVENTS
-        while True:
-            data = first or await self._read(response)
-            first = b""
-            out = stream.feed(data) if data else b""
-            now = monotonic()
-            if stream.committed and not self.committed:
-                self.content_at = now
-                self.permit.first_content(now)
-                self._commit(sink, headers)
-                out = b"".join([*held, out])
-                held.clear()
-            if stream.error is not None:
-                self.unsent = out
-                raise stream.error
-            if stream.done or not data:
+        data = first
+        while not stream.committed:
+            data = data or await response.read()
+            held.append(stream.feed(data) if data else b"")
+            held_bytes += len(held[-1])
+            if stream.done or not data or _failure(stream) is not None:
                 break
-            if not self.committed:
-                held_bytes += len(out)
-                if held_bytes > MAX_HELD_BYTES:
-                    raise UpstreamError(ErrorClass.TOO_LARGE, "more than 1 MiB came before any content", status=self.status)
-                if out:
-                    held.append(out)
-                continue
-            if out:
-                control.phase = ErrorClass.CLIENT_GONE
-                control.deadline = now + WRITE_STALL_S
-                await sink.write(out)
-            if stream.events != seen:
-                # progress is a whole event: a drip of bytes does not move this deadline
-                seen = stream.events
-                self._arm(ErrorClass.IDLE_TIMEOUT, now + idle_s, total_at)
-            if now >= progress_at or stream.content_events >= progress_events:
-                progress_at = now + PROGRESS_S
-                progress_events = stream.content_events + PROGRESS_EVENTS
-                journal.append(Progress(self.id, estimate_output(stream.text_bytes)))
-        tail = stream.close()
+            if held_bytes > MAX_HELD_BYTES:
+                raise UpstreamError(ErrorClass.TOO_LARGE, "more than 1 MiB came before any content", status=self.status)
+            data = b""
+        out = b"".join(held)
+        if stream.committed:
+            self.content_at = self._clock.monotonic()
+            self.permit.first_content(self.content_at)
+            self._commit(sink, headers)
+            if not stream.done and stream.error is None:
+                out = await self._pump(response, stream, out, total_at, sink, journal)
+        failed = _failure(stream)
+        tail = stream.close() if failed is None else b""
         self.finish_reason = stream.finish_reason
         failed = _failure(stream)
         if failed is not None:
-            self.unsent = out if self.committed else b""
+            self.unsent = out + tail if self.committed else b""
             raise failed
         self.usage = stream.usage
         if not self.committed:
-            self.permit.first_content(now)
+            # an empty answer, which is legal: it has ended, and nothing else will come
+            self.permit.first_content(self._clock.monotonic())
             self._commit(sink, headers)
-            out = b"".join([*held, out])
         return out + tail
 
-    async def _read(self, response: UpstreamResponse) -> bytes:
-        try:
-            return await response.read()
-        except UpstreamError:
-            # cut short, but perhaps after all that matters: a finish reason without an end mark is an answer
-            if self.committed and self.stream is not None and self.stream.finish_reason is not None:
-                return b""
-            raise
+    async def _pump(
+        self, response: UpstreamResponse, stream: AnswerStream, out: bytes, total_at: float, sink: Sink, journal: Journal
+    ) -> bytes:
+        """Carries the stream to its end; returns what is still to be sent with it."""
+        control = self._control
+        idle_s = self.candidate.target.timeouts.between_tokens_s
+        pipe = Pipe(self.id, stream, sink, control, journal, self._clock.monotonic, idle_s=idle_s, total_at=total_at)
+        flowing = sink.push(out)
+        while True:
+            if not flowing:
+                control.phase = ErrorClass.CLIENT_GONE
+                control.deadline = self._clock.monotonic() + WRITE_STALL_S
+                await sink.drain()
+            pipe.arm()
+            try:
+                ended = await response.pump(pipe.consume)
+            except UpstreamError:
+                # cut short, but perhaps after all that matters: a finish reason without an end mark is an answer
+                if stream.finish_reason is None:
+                    raise
+                ended = True
+            if ended or stream.done or stream.error is not None:
+                return pipe.last
+            flowing = False
 
 
 def _failure(stream: AnswerStream) -> UpstreamError | None:

@@ -32,7 +32,7 @@ from proxy.core.redact import one_line
 from proxy.core.target import Chain, Target
 from proxy.core.usage import Usage, UsageSource
 from proxy.engine.answers import answer_headers, error_headers
-from proxy.engine.attempt import Attempt
+from proxy.engine.attempt import WRITE_STALL_S, Attempt
 from proxy.engine.books import CLIENT_GONE, OK, Books
 from proxy.engine.control import Control
 from proxy.engine.exchange import Exchange
@@ -217,7 +217,7 @@ class Relay:
                 step = await self._try(candidate, permit, candidates, step)
                 continue
             self._books.notes.append({"target": candidate.target.name, "skipped": "no permit: circuit or capacity"})
-            following = self._following(candidates, step.position, None)
+            following = self._following(candidates, step.position, self._errors[-1] if self._errors else None)
             if following is None:
                 raise client_error(self._errors[-1], earlier=self._errors[:-1]) if self._errors else self._unavailable()
             step = _Step(following)
@@ -300,14 +300,14 @@ class Relay:
         now = self._services.clock.monotonic()
         attempt.permit.release(Effect.OK if attempt.reset_s is None else Effect.RATE, now, attempt.reset_s)
         self._books.end(attempt, "ok", now, usage=usage, closing=OK)
+        self._note_oddities(attempt)
+        self._control.phase = ErrorClass.CLIENT_GONE
+        self._control.deadline = now + WRITE_STALL_S
         if attempt.committed:
             await self._sink.finish(last)
-            self._note_oddities(attempt)
             await attempt.linger()
         else:
             await self._sink.respond(200, self._headers(attempt, b"application/json"), last)
-            if attempt.mended:
-                self._services.meter.count("bad_utf8")
 
     async def _after(self, attempt: Attempt, error: UpstreamError, candidates: list[Candidate], step: _Step) -> _Step | None:
         """What follows a failed attempt: another step, or None once the caller has been told."""
@@ -368,8 +368,11 @@ class Relay:
         return None
 
     def _as_seen(self, error: UpstreamError, attempt: Attempt) -> UpstreamError:
-        """The error by what the caller has seen: a break after content has a name of its own. Redacts the message."""
-        error.message = one_line(self._services.redact(error.message))
+        """The error by what the caller has seen: a break after content has a name of its own. Redacts what the provider said."""
+        redact = self._services.redact
+        error.message = one_line(redact(error.message))
+        error.code = redact(error.code) if error.code else None
+        error.param = redact(error.param) if error.param else None
         if attempt.committed and error.error_class not in _NAMED_BREAKS:
             error.error_class = ErrorClass.STREAM_INTERRUPTED
         return error
@@ -423,6 +426,8 @@ class Relay:
 
     def _note_oddities(self, attempt: Attempt) -> None:
         stream, meter = attempt.stream, self._services.meter
+        if attempt.mended:
+            meter.count("bad_utf8")
         if stream is None:
             return
         if stream.end_mark_missing:
@@ -501,6 +506,8 @@ class Relay:
         if drained:
             self._services.meter.count("drained_cut")
         self._note_oddities(attempt)
+        self._control.phase = ErrorClass.CLIENT_GONE
+        self._control.deadline = now + WRITE_STALL_S
         await self._sink.finish(attempt.unsent + self._services.inbound.stream_error(answer))
 
     async def _end_unseen(self, attempt: Attempt, error: UpstreamError, now: float) -> None:

@@ -4,7 +4,8 @@ Looked at in this order, and the first that is there decides:
 
     retry-after-ms, x-ms-retry-after-ms                 milliseconds
     retry-after                                         seconds, or an HTTP date (RFC 9110, 10.2.3) less the upstream's own `date`
-    body_delay                                          Google's RetryInfo.retryDelay: "48s" (google.rpc, error_details.proto)
+    body_delay                                          Google's RetryInfo.retryDelay: "48s" (google.rpc, error_details.proto);
+                                                        OpenRouter's reset in the body, in milliseconds since 1970
     anthropic-ratelimit-*-reset                         RFC 3339
     x-ratelimit-reset, x-ratelimit-reset-*              Go duration ("6m0s", "20ms"); a number: ms epoch, s epoch or seconds
 
@@ -48,7 +49,7 @@ def retry_after_s(headers: HeaderList, *, wall: float, body_delay: str | None = 
     if b"retry-after" in fields:
         return _wait(fields[b"retry-after"], then, epochs=False)
     if body_delay is not None:
-        return _wait(body_delay, then, epochs=False)
+        return _wait(body_delay, then, epochs=True)
     return _exhausted(fields, then)
 
 

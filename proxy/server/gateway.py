@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from proxy.config.settings import ClientSettings, Settings
 from proxy.core.chat import ChatRequest, Tags
-from proxy.core.errors import ErrorClass, Overloaded, ProxyError
+from proxy.core.errors import Draining, ErrorClass, Overloaded, ProxyError
 from proxy.core.ports import Sink
 from proxy.dialects.openai_request import clean_tag
 from proxy.engine.answers import error_headers
@@ -73,6 +73,7 @@ class Gateway:
         self.guard = Guard(services.clock.monotonic)
         self.heads = Heads()
         self.draining = False
+        self.closed = False  # the drain is over: nothing more is begun
         self.live: set[Control] = set()
         self.max_in_flight = MAX_IN_FLIGHT
 
@@ -85,6 +86,8 @@ class Gateway:
         time_ms = round(services.clock.wall() * 1000)
         live = self.live
         try:
+            if self.closed:
+                raise Draining("The proxy is stopping; try again.", retry_after_s=1)
             if len(live) >= self.max_in_flight:
                 services.meter.count("shed")
                 raise Overloaded(
@@ -113,6 +116,7 @@ class Gateway:
 
     def cut_all(self) -> int:
         """Ends what is still running: each gets an error event or answer, and its row. Returns how many."""
+        self.closed = True
         cut = list(self.live)
         for control in cut:
             control.interrupt(ErrorClass.DRAINED)

@@ -114,7 +114,7 @@ def _is_foreign(origin: str) -> bool:
 
 
 def _is_loopback(peer: str | None) -> bool:
-    return peer is not None and (peer.startswith("127.") or peer in ("::1", "::ffff:127.0.0.1", "localhost", "testclient"))
+    return peer is not None and (peer.startswith("127.") or peer in ("::1", "::ffff:127.0.0.1", "localhost"))
 
 
 def _host_name(host: bytes) -> str:

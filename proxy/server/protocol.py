@@ -139,13 +139,16 @@ class FastCycle:
             self.keep_alive = False
             self._head = self._render(status, headers) + b"\r\n"
 
-    async def write(self, data: bytes) -> None:
+    def push(self, data: bytes) -> bool:
         if self._chunked:
             data = b"%b%x\r\n%b\r\n" % (self._head, len(data), data)
         elif self._head:
             data = self._head + data
         self._head = b""
         self._send(data)
+        return not self._protocol.flow.write_paused
+
+    async def drain(self) -> None:
         flow = self._protocol.flow
         if flow.write_paused:
             await flow.drain()
@@ -242,11 +245,9 @@ class FastProtocol(HttpToolsProtocol):
             refusal = self._refusal or BadHttp("The request could not be read as HTTP/1.1.")
             self._refuse(refusal)
             return
-        except httptools.HttpParserUpgrade as upgrade:
-            # an offer that RFC 9110 (7.8) lets a server ignore; Java's client makes it with its first request
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
-                return
+        except httptools.HttpParserUpgrade:  # CONNECT
+            self._refuse(BadHttp("Upgrades are not served here."))
+            return
         if self._reading_since is None:
             return
         if self.deadline == NEVER or not self._in_body:
@@ -267,6 +268,15 @@ class FastProtocol(HttpToolsProtocol):
             return
         self.gateway.services.meter.count("slow_client")
         self._refuse(SlowClient("The request took too long to arrive."))
+
+    def shutdown(self) -> None:
+        """The server is to stop: idle connections go at once, a request that is still arriving is taken and answered first."""
+        if self._answering() or self._reading_since is not None:
+            cycle: Any = self.cycle
+            if cycle is not None:
+                cycle.keep_alive = False
+        else:
+            self.transport.close()
 
     # -- parser callbacks
 
@@ -301,6 +311,9 @@ class FastProtocol(HttpToolsProtocol):
         url = self.url
         if url[:1] != b"/" or b"\\" in url:
             self._stop(BadHttp("The request target must be a path."))
+        if b"upgrade" in headers:
+            # llhttp leaves the body of such a request unread, so it cannot simply be ignored
+            self._stop(BadHttp("Upgrades are not served here: send plain HTTP/1.1, without an Upgrade header."))
         http_version = self.parser.get_http_version()
         if b"host" not in headers and http_version == "1.1":
             self._stop(BadHttp("There must be a Host header."))

@@ -15,6 +15,7 @@ class AsgiSink:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._head: Message | None = None
+        self._pushed: list[bytes] = []
         self.started = False
 
     async def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
@@ -27,16 +28,26 @@ class AsgiSink:
         self.started = True
         self._head = {"type": "http.response.start", "status": status, "headers": list(headers)}
 
-    async def write(self, data: bytes) -> None:
+    def push(self, data: bytes) -> bool:
+        # ASGI sends by awaiting: what is pushed goes out with the `drain` that is thereby asked for
+        self._pushed.append(data)
+        return False
+
+    async def drain(self) -> None:
         await self._send_head()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send({"type": "http.response.body", "body": self._take(), "more_body": True})
 
     async def finish(self, data: bytes = b"") -> None:
         await self._send_head()
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self._send({"type": "http.response.body", "body": self._take() + data, "more_body": False})
 
     def abort(self) -> None:
         """ASGI has no way to cut an answer but to return before it is whole; servers then close the connection."""
+
+    def _take(self) -> bytes:
+        data = b"".join(self._pushed)
+        self._pushed.clear()
+        return data
 
     async def _send_head(self) -> None:
         head, self._head = self._head, None

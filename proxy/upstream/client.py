@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from proxy.core.errors import ErrorClass, UpstreamError
@@ -132,6 +132,12 @@ class HttpxResponse:
     def oversized(self) -> bool:
         size = sum(len(name) + len(value) + 4 for name, value in self.headers)
         return size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS or not 200 <= self.status <= 599
+
+    async def pump(self, consume: Callable[[bytes], bool]) -> bool:
+        while data := await self.read():
+            if not consume(data):
+                return False
+        return True
 
     async def read(self) -> bytes:
         import httpx2  # see above: imported long ago when this runs

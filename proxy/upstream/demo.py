@@ -96,6 +96,12 @@ class DemoResponse:
         self._pause_s, self._then_s = slow
         self._cut = cut
 
+    async def pump(self, consume: Callable[[bytes], bool]) -> bool:
+        while data := await self.read():
+            if not consume(data):
+                return False
+        return True
+
     async def read(self) -> bytes:
         piece = next(self._pieces, None)
         if piece is None:

@@ -12,6 +12,7 @@ becomes an exception only where it is raised, so that no traceback keeps a conne
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import httptools
@@ -42,6 +43,7 @@ class NativeResponse:
         "_chunked",
         "_chunks",
         "_closed",
+        "_consume",
         "_ended",
         "_fault",
         "_head_bytes",
@@ -52,6 +54,7 @@ class NativeResponse:
         "_received",
         "_silent_bytes",
         "_started",
+        "_stopped",
         "_waiter",
         "headers",
         "keep_alive",
@@ -75,7 +78,8 @@ class NativeResponse:
         self._head_bytes = 0
         self._announced_bytes: int | None = None
         self._interim = 0
-        self._chunked = self._started = self._ended = self._paused = self._closed = False
+        self._chunked = self._started = self._ended = self._paused = self._closed = self._stopped = False
+        self._consume: Callable[[bytes], bool] | None = None
         self._fault: tuple[ErrorClass, str] | None = None
 
     # -- for the caller ------------------------------------------------------------------------------------------------
@@ -90,21 +94,48 @@ class NativeResponse:
 
     async def read(self) -> bytes:
         """The next bytes of the body, as many as are there; `b""` at its end. Raises UpstreamError."""
-        chunks = self._chunks
-        if not chunks and not self._ended:
+        if not self._chunks and not self._ended:
             self._waiter = self._loop.create_future()
             await self._waiter
-        if chunks:
-            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            chunks.clear()
-            self._buffered = 0
-            if self._paused:
-                self._paused = False
-                self._carrier.resume()
-            return data
+        if self._chunks:
+            return self._take()
         if self._fault is not None:
             self._raise()
         return b""
+
+    async def pump(self, consume: Callable[[bytes], bool]) -> bool:
+        """The body to `consume` as it arrives, straight from the socket's callback, until it returns False; true at the body's end.
+
+        Raises UpstreamError, and what `consume` raised.
+        """
+        while True:
+            if self._chunks:
+                if not consume(self._take()):
+                    return False
+            elif self._ended:
+                if self._fault is not None:
+                    self._raise()
+                return True
+            else:
+                self._consume = consume
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._consume = None
+                if self._stopped:
+                    self._stopped = False
+                    return False
+
+    def _take(self) -> bytes:
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered = 0
+        if self._paused:
+            self._paused = False
+            self._carrier.resume()
+        return data
 
     def close(self) -> None:
         """Idempotent. A response that came whole leaves its connection to the next request, any other takes it down."""
@@ -145,8 +176,25 @@ class NativeResponse:
                 self._silent_bytes += len(data)
                 if self._silent_bytes > MAX_HEAD_BYTES:
                     self._end((ErrorClass.MALFORMED, f"more than {MAX_HEAD_BYTES} bytes of header or trailer fields"))
-        if self._waiter is not None and (self._chunks or self._ended):
-            self._wake()
+        waiter = self._waiter
+        if waiter is not None and (self._chunks or self._ended):
+            if self._consume is not None and self._chunks and not waiter.done():
+                self._hand_over(self._consume, waiter)
+            else:
+                self._wake()
+
+    def _hand_over(self, consume: Callable[[bytes], bool], waiter: asyncio.Future[None]) -> None:
+        try:
+            if consume(self._take()):
+                if self._ended:
+                    self._wake()
+                return
+            self._stopped = True
+        except Exception as fault:  # noqa: BLE001 - it belongs to whoever pumps, not to the event loop
+            waiter.set_exception(fault)
+            self._waiter = None
+            return
+        self._wake()
 
     def end_of_input(self, error: Exception | None) -> None:
         """The connection is gone: orderly (`error` None) or not."""

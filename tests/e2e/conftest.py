@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.e2e.running import Door, Process, Proxy
+from tests.e2e.scripts import SCRIPTS
 from tests.e2e.upstream import Upstream
 
 KEY = "sk-upstream-1"  # of the fake upstream
@@ -19,7 +20,7 @@ Launch = Callable[..., Process]
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    made = Upstream()
+    made = Upstream(dict(SCRIPTS))
     made.start()
     yield made
     made.stop()

@@ -53,7 +53,9 @@ class Fault:
 
 
 def _good(script: str, says: str, **more: Any) -> Fault:
-    return Fault(script, says, **{"outcome": "ok", "status": 200, "code": None, "heard": "ok", "billed": "provider", "next": False, **more})
+    return Fault(
+        script, says, **{"outcome": "ok", "status": 200, "code": None, "heard": "ok", "billed": "provider", "next": False, **more}
+    )
 
 
 def _break(script: str, says: str, outcome: str = "stream_interrupted", **more: Any) -> Fault:
@@ -86,7 +88,14 @@ FAULTS: tuple[Fault, ...] = (
     # no connection
     Fault("refused", "connection refused", "connect", billed="free", at="refused"),
     Fault("unknown_host", "the host name does not resolve", "dns", billed="free", at="unknown_host"),
-    _time("dropped", "nobody answers the connection's SYN", "connect_timeout", billed="free", at="dropped", timeouts={"connect": "300ms"}),
+    _time(
+        "dropped",
+        "nobody answers the connection's SYN",
+        "connect_timeout",
+        billed="free",
+        at="dropped",
+        timeouts={"connect": "300ms"},
+    ),
     Fault("not_tls", "TLS fails", "tls", code="upstream_tls", billed="free", at="not_tls"),
     # a connection that broke
     Fault("reset_before_headers", "reset before the headers", "reset"),
@@ -193,3 +202,33 @@ FAULTS: tuple[Fault, ...] = (
     _good("absurd_usage", "absurd usage", billed="counted", events=("usage_suspect",)),
     _good("negative_usage", "negative usage", billed="counted", kinds=WHOLE),
 )
+
+
+_HEARS = {
+    "ok": "ok",
+    "fail": "a fault",
+    "neutral": "nothing",
+    "rate": "cools",
+    **{name: f"latched: {why}" for name, why in LATCHES.items()},
+}
+_BILLED = {"free": "free", "risk": "at risk", "estimated": "estimated", "provider": "as told", "counted": "counted"}
+
+
+def documented(fault: Fault) -> str:
+    """A fault's row in `docs/failover.md`."""
+    if fault.outcome == "ok":
+        seen = "the answer"
+    elif fault.broken:
+        seen = f"200, then an error event `{fault.code}`, no `[DONE]`"
+    else:
+        seen = f"{fault.status} `{fault.code}`"
+    heard = _HEARS[fault.heard]
+    if fault.cooldown_s is not None:
+        least_s, most_s = fault.cooldown_s
+        heard += f" {most_s:g} s" if least_s == most_s else f" up to {most_s:g} s"
+    counted = ", ".join(f"`{event}`" for event in fault.events) or "–"
+    kinds = " and ".join(fault.kinds) if len(fault.kinds) == 1 else "both"
+    following = "tried" if fault.next else "–"
+    return (
+        f"| {fault.says} | {kinds} | {seen} | {following} | `{fault.outcome}` | {_BILLED[fault.billed]} | {heard} | {counted} |"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -37,7 +37,9 @@ def proxy(request: pytest.FixtureRequest, start: Start, upstream: Upstream) -> P
 
 
 @pytest.mark.parametrize(
-    ("chain", "model", "stream"), [("whole", "hold_before_head", False), ("early", "hold_before_content", True)], ids=["whole", "stream"]
+    ("chain", "model", "stream"),
+    [("whole", "hold_before_head", False), ("early", "hold_before_content", True)],
+    ids=["whole", "stream"],
 )
 def test_leaving_before_the_first_byte(proxy: Proxy, upstream: Upstream, chain: str, model: str, stream: bool) -> None:
     client = proxy.client
@@ -79,7 +81,7 @@ def test_nothing_is_left_behind(proxy: Proxy) -> None:
     until(lambda: not services.transports["httpx"].in_use and not proxy.runtime.native.in_use, what="free connections")  # type: ignore[attr-defined]
 
 
-def _latest_row(client: Client, chain: str) -> dict[str, object]:
+def _latest_row(client: Client, chain: str) -> dict[str, Any]:
     def ended() -> str | None:
         rows = client.get(f"/api/v1/requests?model={chain}&limit=1").json["data"]
         return rows[0]["id"] if rows and rows[0]["outcome"] != "running" else None

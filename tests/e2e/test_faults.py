@@ -1,11 +1,11 @@
-"""Every fault of the table, over real sockets: what the caller saw, what the ledger says, what the target's state and the metrics became."""
+"""Every fault of the table, over real sockets: what the caller saw, what the ledger and the metrics say, what the target heard."""
 
 from __future__ import annotations
 
 import math
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,8 +15,8 @@ import pytest
 from proxy.telemetry import metrics
 from tests.e2e.client import Answer, Client
 from tests.e2e.conftest import KEY, Start, provider
-from tests.e2e.faults import FAULTS, LATCHES, Fault, Kind, Transport
-from tests.e2e.running import Door
+from tests.e2e.faults import FAULTS, LATCHES, Fault, Kind, Transport, documented
+from tests.e2e.running import ROOT, Door
 from tests.e2e.upstream import COMPLETION_TOKENS, PROMPT_TOKENS, Upstream
 
 pytestmark = pytest.mark.integration
@@ -66,9 +66,17 @@ def dead_ends(upstream: Upstream) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(
-    scope="module", params=[("fast", "native"), ("fast", "httpx"), ("asgi", "native")], ids=["fast-native", "fast-httpx", "asgi-native"]
+    scope="module",
+    params=[("fast", "native"), ("fast", "httpx"), ("asgi", "native")],
+    ids=["fast-native", "fast-httpx", "asgi-native"],
 )
-def campaign(request: pytest.FixtureRequest, start: Start, upstream: Upstream, dead_ends: dict[str, str], monkeypatch_module: pytest.MonkeyPatch) -> Campaign:
+def campaign(
+    request: pytest.FixtureRequest,
+    start: Start,
+    upstream: Upstream,
+    dead_ends: dict[str, str],
+    monkeypatch_module: pytest.MonkeyPatch,
+) -> Campaign:
     door, transport = cast(tuple[Door, Transport], request.param)
     upstream.keep_alive = False  # what happens to a pooled connection is told by `test_stale_connections`
     monkeypatch_module.setattr(metrics, "MAX_SERIES", 100_000)
@@ -115,7 +123,9 @@ def _provider(fault: Fault, kind: Kind, *, backed: bool) -> str:
 def _ask(client: Client, fault: Fault, kind: Kind, *, backed: bool) -> tuple[Answer, dict[str, Any] | None]:
     """The answer, and the target's state where it does not last until the end."""
     name = _provider(fault, kind, backed=backed)
-    answer = client.chat(f"to {name}", stream=kind == "stream", stream_options={"include_usage": True} if kind == "stream" else None)
+    answer = client.chat(
+        f"to {name}", stream=kind == "stream", stream_options={"include_usage": True} if kind == "stream" else None
+    )
     return answer, client.target(name, fault.script) if fault.cooldown_s else None
 
 
@@ -155,7 +165,8 @@ def test_another_target_answers_where_it_may(campaign: Campaign, fault: Fault, k
     fault = fault.over(campaign.transport)
     seen = campaign.backed[fault.script, kind]
     _assert_counted(campaign.metrics, fault, _provider(fault, kind, backed=True))
-    moved = f'tollbridge_failovers_total{{from="{_provider(fault, kind, backed=True)}/{fault.script}",reason="{fault.outcome}",to="good/ok"}}'
+    origin = f"{_provider(fault, kind, backed=True)}/{fault.script}"
+    moved = f'tollbridge_failovers_total{{from="{origin}",reason="{fault.outcome}",to="good/ok"}}'
 
     if fault.next:
         _assert_good(seen.answer, "Hello from upstream", kind)
@@ -181,7 +192,11 @@ def _assert_row(row: dict[str, Any], fault: Fault, kind: Kind) -> None:
         case "free" | "risk":
             assert (row["usage_source"], row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (None, 0, 0, "0")
         case "provider":
-            assert (row["usage_source"], row["input_tokens"], row["output_tokens"]) == ("provider", PROMPT_TOKENS, COMPLETION_TOKENS)
+            assert (row["usage_source"], row["input_tokens"], row["output_tokens"]) == (
+                "provider",
+                PROMPT_TOKENS,
+                COMPLETION_TOKENS,
+            )
             assert row["cost_usd"] == "0.000025"
         case "counted" | "estimated":
             assert row["usage_source"] == fault.billed
@@ -204,6 +219,13 @@ def _assert_target(target: dict[str, Any], fault: Fault) -> None:
 def _assert_counted(samples: dict[str, float], fault: Fault, name: str) -> None:
     labels = f'model="{fault.script}",outcome="{fault.outcome}",provider="{name}"'
     assert samples[f"tollbridge_attempts_total{{{labels}}}"] == 1
+
+
+def test_the_documentation_shows_this_table() -> None:
+    page = (ROOT / "docs" / "failover.md").read_text()
+    section = page.partition("## What each fault leads to\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert rows[2:] == [documented(fault) for fault in FAULTS]
 
 
 def test_oddities_are_counted_exactly(campaign: Campaign) -> None:

@@ -19,8 +19,12 @@ SUCCESSFUL = "tollbridge_config_last_reload_successful"
 
 def config(upstream: Upstream, *targets: str) -> dict[str, Any]:
     one = provider(upstream.url)
-    return {"defaults": {"circuit": {"failures": 1, "open": "60s", "open_max": "60s"}, "retries": 0}, "providers": {"one": one, "two": one, "bad": one},
-            "chains": {"smart": list(targets), "broken": ["bad/status_500"]}}  # fmt: skip
+    circuit = {"failures": 1, "open": "60s", "open_max": "60s"}
+    return {
+        "defaults": {"circuit": circuit, "retries": 0},
+        "providers": {"one": one, "two": one, "bad": one},
+        "chains": {"smart": list(targets), "broken": ["bad/status_500"]},
+    }
 
 
 @pytest.fixture
@@ -42,7 +46,9 @@ def test_the_order_changes_while_a_stream_runs(proxy: Proxy, upstream: Upstream)
     with client.open("smart") as stream:
         seen = stream.until_text("Hello")
         _edit(proxy, config(upstream, "two/second", "one/first"))
-        after = until(lambda: proxy.runtime.settings.hash if proxy.runtime.settings.hash != before else None, what="the reload", seconds=2)
+        after = until(
+            lambda: proxy.runtime.settings.hash if proxy.runtime.settings.hash != before else None, what="the reload", seconds=2
+        )
         other = client.chat("smart")
         upstream.release("first")
         whole = stream.rest()

@@ -1,4 +1,4 @@
-"""What the fault table cannot show: pooled connections that went stale, retries at the one usable target, circuits that open and are tried again."""
+"""What the fault table cannot show: stale connections, retries at the one usable target, circuits that open."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def test_a_stale_connection_is_replaced_unseen(client: Client, upstream: Upstrea
 
     assert (first.status, second.status) == (200, 200)
     row = client.row(second.id)
-    assert [(attempt["outcome"], attempt["error_class"]) for attempt in row["attempt_list"]] == [("failed", "stale_retry"), ("ok", None)]
+    assert [(attempt["outcome"], attempt["error_class"]) for attempt in row["attempt_list"]] == [
+        ("failed", "stale_retry"),
+        ("ok", None),
+    ]
     assert row["attempt_list"][0]["at_risk_tokens"] == 0
     state = client.target("stale", "stale")
     assert (state["circuit"], state["failed"], state["ok"]) == ("closed", 0, 2)

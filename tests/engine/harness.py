@@ -89,6 +89,12 @@ class Response:
         self._call = call
         self._pieces = list(reply.pieces)
 
+    async def pump(self, consume: Callable[[bytes], bool]) -> bool:
+        while data := await self.read():
+            if not consume(data):
+                return False
+        return True
+
     async def read(self) -> bytes:
         while self._pieces:
             piece = self._pieces.pop(0)
@@ -179,10 +185,14 @@ class RecordingSink:
     def start(self, status: int, headers: HeaderList) -> None:
         self._head(status, headers)
 
-    async def write(self, data: bytes) -> None:
+    def push(self, data: bytes) -> bool:
         assert self.status is not None
         assert data
-        await self._take("write", data)
+        self._note("write", data)
+        return not self.stuck
+
+    async def drain(self) -> None:
+        await self._wait()
 
     async def finish(self, data: bytes = b"") -> None:
         assert self.status is not None
@@ -194,9 +204,15 @@ class RecordingSink:
         self.ended = "cut"
 
     async def _take(self, what: str, data: bytes) -> None:
+        self._note(what, data)
+        await self._wait()
+
+    def _note(self, what: str, data: bytes) -> None:
         assert self.ended is None, "after the end"
         self._world.events.append((what, data))
         self.body += data
+
+    async def _wait(self) -> None:
         if self.stuck:
             self._world.waiting.set()
             await asyncio.Event().wait()

@@ -1,0 +1,92 @@
+"""The way of a committed stream: upstream's bytes in, the caller's bytes out, in one synchronous step from read to write.
+
+No task wakes up for a chunk: the connection hands what it read to `consume`, which writes it on at once. The task sleeps until there is
+something to wait for: a slow caller, the end, a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.accounting.journal import Journal
+from proxy.accounting.records import Progress
+from proxy.accounting.usage import estimate_output
+from proxy.core.errors import ErrorClass
+from proxy.core.ports import Sink
+from proxy.dialects.base import AnswerStream
+from proxy.engine.control import Control
+
+PROGRESS_S = 2.0
+PROGRESS_EVENTS = 256
+
+
+class Pipe:
+    """`last` holds back what came with the end, or before a fault: those bytes go out once the attempt is settled."""
+
+    __slots__ = (
+        "_attempt_id",
+        "_control",
+        "_idle_s",
+        "_journal",
+        "_monotonic",
+        "_progress_at",
+        "_progress_events",
+        "_seen",
+        "_sink",
+        "_stream",
+        "_total_at",
+        "last",
+    )
+
+    def __init__(
+        self,
+        attempt_id: str,
+        stream: AnswerStream,
+        sink: Sink,
+        control: Control,
+        journal: Journal,
+        monotonic: Callable[[], float],
+        *,
+        idle_s: float,
+        total_at: float,
+    ) -> None:
+        self._attempt_id = attempt_id
+        self._stream = stream
+        self._sink = sink
+        self._control = control
+        self._journal = journal
+        self._monotonic = monotonic
+        self._idle_s = idle_s
+        self._total_at = total_at
+        self._seen = 0
+        self._progress_at = monotonic() + PROGRESS_S
+        self._progress_events = PROGRESS_EVENTS
+        self.last = b""
+
+    def consume(self, data: bytes) -> bool:
+        """False when there is something to wait for: the stream is over (`done` or `error`), or the caller is slow."""
+        stream = self._stream
+        out = stream.feed(data)
+        if stream.done or stream.error is not None:
+            self.last = out
+            return False
+        if stream.events != self._seen:
+            self._seen = stream.events
+            self.arm()
+        return not out or self._sink.push(out)
+
+    def arm(self) -> None:
+        """Progress is a whole event: a drip of bytes does not move this deadline."""
+        now = self._monotonic()
+        control = self._control
+        deadline = now + self._idle_s
+        if deadline < self._total_at:
+            control.phase = ErrorClass.IDLE_TIMEOUT
+            control.deadline = deadline
+        else:
+            control.phase = ErrorClass.TOTAL_TIMEOUT
+            control.deadline = self._total_at
+        if now >= self._progress_at or self._stream.content_events >= self._progress_events:
+            self._progress_at = now + PROGRESS_S
+            self._progress_events = self._stream.content_events + PROGRESS_EVENTS
+            self._journal.append(Progress(self._attempt_id, estimate_output(self._stream.text_bytes)))
