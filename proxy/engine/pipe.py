@@ -58,7 +58,7 @@ class Pipe:
         self._monotonic = monotonic
         self._idle_s = idle_s
         self._total_at = total_at
-        self._seen = 0
+        self._seen = stream.events
         self._progress_at = monotonic() + PROGRESS_S
         self._progress_events = PROGRESS_EVENTS
         self.last = b""
