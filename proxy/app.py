@@ -1,7 +1,7 @@
 """The ASGI application with every route, and `serve`, which runs it with the fast lane in front.
 
 `proxy.app:app` runs under any ASGI server that supports the lifespan's state; its configuration is the file that
-`TOLLBRIDGE_CONFIG` names, else `providers.yaml`.
+`TOLLBRIDGE_CONFIG` names, else `providers.yaml`, else the demo provider alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from proxy.accounting.journal import JournalError
 from proxy.config.check import exposure_fault
 from proxy.config.faults import ConfigError
 from proxy.config.load import Overrides, load
+from proxy.config.location import config_path
 from proxy.config.settings import Settings
 from proxy.core.version import VERSION
 from proxy.runtime import Runtime
@@ -34,7 +35,6 @@ from proxy.server.endpoints import COMPLETIONS, FALLBACK, MODELS, PROBES, routes
 from proxy.server.lifecycle import DrainingServer
 from proxy.server.protocol import FastProtocol
 
-DEFAULT_CONFIG = Path("providers.yaml")
 ROUTES = [*COMPLETIONS, *MODELS, *PROBES, *ADMIN, FALLBACK]
 BACKLOG = 2048
 
@@ -56,7 +56,7 @@ def create_app(read: Callable[[], Settings], *, on_runtime: Callable[[Runtime], 
 
 
 def _from_environment() -> Settings:
-    return load(Path(os.environ.get("TOLLBRIDGE_CONFIG", DEFAULT_CONFIG)), environ=os.environ)
+    return load(config_path(os.environ), environ=os.environ)
 
 
 app = create_app(_from_environment)
@@ -71,16 +71,18 @@ def serve(
     workers: int,
     data_dir: Path | None,
     log_level: str | None,
+    began: float,
 ) -> int:
-    """Runs until told to stop. Returns the exit code: 0 after a drained stop, 1 when it could not start."""
-    started = time.perf_counter()
+    """Runs until told to stop. Returns the exit code: 0 after a drained stop, 1 when it could not start.
+
+    Without `config` there is only the demo provider. `began`: when, by the monotonic clock, the program did.
+    """
     if workers != 1:
         return _refuse("--workers: one process is what this release serves with; leave the option out")
-    path = config or DEFAULT_CONFIG
 
     def read() -> Settings:
         overrides: Overrides = {"host": host, "port": port, "data_dir": data_dir, "log_level": log_level}
-        return load(path, environ=os.environ, env_file=env_file, overrides=overrides)
+        return load(config, environ=os.environ, env_file=env_file, overrides=overrides)
 
     try:
         settings = read()
@@ -114,9 +116,8 @@ def serve(
     def ready() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, held[0].hang_up)
         bound_host, bound_port = listener.getsockname()[:2]
-        sys.stdout.write(
-            banner(settings, version=VERSION, host=bound_host, port=bound_port, started_ms=(time.perf_counter() - started) * 1000)
-        )
+        started_ms = process_age_s(otherwise=time.monotonic() - began) * 1000
+        sys.stdout.write(banner(settings, version=VERSION, host=bound_host, port=bound_port, started_ms=started_ms))
         sys.stdout.flush()
 
     server = DrainingServer(server_config, lambda: held[0].gateway if held else None, on_started=ready)
@@ -127,6 +128,18 @@ def serve(
     except SystemExit:
         return 1
     return 0
+
+
+def process_age_s(*, otherwise: float) -> float:
+    """Since the kernel started this process, the interpreter's own start included. `otherwise`: where that cannot be told.
+
+    https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: field 22, in clock ticks since boot; the name before it may hold spaces.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return otherwise
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from proxy.config.location import config_path
 from proxy.core.version import VERSION
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-DEFAULT_CONFIG = Path("providers.yaml")
+BEGAN = time.monotonic()
+
 _UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 app = typer.Typer(
@@ -72,13 +74,14 @@ def serve(
     from proxy.app import serve as run
 
     code = run(
-        config=_config_path(config),
+        config=config or config_path(os.environ),
         env_file=env_file,
         host=host,
         port=port,
         workers=workers,
         data_dir=data_dir,
         log_level=log_level.lower() if log_level else None,
+        began=BEGAN,
     )
     raise typer.Exit(code)
 
@@ -312,15 +315,6 @@ def version(as_json: JsonOption = False) -> None:
         typer.echo(f"tollbridge {VERSION} (Python {platform.python_version()})")
 
 
-def _config_path(config: Path | None) -> Path | None:
-    """None when none was named and there is none: then only the demo provider is there."""
-    if config is not None:
-        return config
-    if named := os.environ.get("TOLLBRIDGE_CONFIG"):
-        return Path(named)
-    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
-
-
 def _load(
     config: Path | None, env_file: Path | None, *, as_json: bool, data_dir: Path | None = None, faults_to_stdout: bool = False
 ) -> Settings:
@@ -329,7 +323,7 @@ def _load(
     from proxy.config.load import ConfigError, load
 
     try:
-        return load(_config_path(config), environ=os.environ, env_file=env_file, overrides={"data_dir": data_dir})
+        return load(config or config_path(os.environ), environ=os.environ, env_file=env_file, overrides={"data_dir": data_dir})
     except ConfigError as error:
         if as_json:
             faults = [{"file": f.file, "line": f.line, "col": f.col, "message": f.message} for f in error.faults]

@@ -30,7 +30,7 @@ from proxy.engine.services import Services
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle
 from proxy.routing.retry_budget import RetryBudgets
-from proxy.server.gateway import Gateway, Readiness
+from proxy.server.gateway import Gateway, Note, Readiness
 from proxy.storage.queries import Queries
 from proxy.telemetry.logs import Logs, capture
 from proxy.telemetry.metrics import DeploymentState, Metrics, Sources
@@ -153,6 +153,7 @@ class Runtime:
     def _tick(self) -> None:
         now = self.clock.monotonic()
         self.gateway.services.deadlines.tick(now)
+        self.logs.flush()
         self._ticks += 1
         if self._ticks % round(1 / TICK_S) == 0:
             self.journal.tick()
@@ -265,9 +266,9 @@ class Runtime:
             reasons.append("the ledger's disk is full or cannot be written")
         notes = []
         if self._config_problem is not None:
-            notes.append(f"the configuration file is broken, the last good one is in force: {self._config_problem}")
+            notes.append(Note("the configuration file is broken; the last good one is in force", self._config_problem))
         if self.gateway.services.prices.problem is not None:
-            notes.append(self.gateway.services.prices.problem)
+            notes.append(Note("there is no price data", self.gateway.services.prices.problem))
         return Readiness(reasons, notes)
 
     def _deployment_states(self) -> list[DeploymentState]:

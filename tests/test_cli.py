@@ -197,7 +197,11 @@ def test_models_are_those_of_the_api(run: Run, file: Path) -> None:
 
 def test_without_a_file_there_is_the_demo(run: Run) -> None:
     assert run("check").code == 0
+    assert "there is no such file, so only the demo provider answers" in run("check").err
     assert run("status", "--json").data["data_dir"] == "data"
+    missing = run("check", "--config", "nowhere.yaml")
+    assert missing.code == 1
+    assert "nowhere.yaml:1:1: cannot be read" in missing.out
 
 
 def test_usage_sums_up_and_groups(run: Run, file: Path, ledger: Path) -> None:

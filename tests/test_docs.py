@@ -172,7 +172,7 @@ def test_the_changelog_knows_this_version() -> None:
 
 def shipped_banner() -> str:
     settings = load(ROOT / "providers.yaml", environ={}, env_file=Path("/dev/null"))
-    return banner(settings, version=VERSION, host="127.0.0.1", port=8080, started_ms=60)
+    return banner(settings, version=VERSION, host="127.0.0.1", port=8080, started_ms=370)
 
 
 def test_the_banner_in_the_readme_is_the_one_that_is_shown() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from proxy.app import process_age_s
+
 ROOT = Path(__file__).parent.parent
 # heavy, and needed by few: an SDK's HTTP stack, price data, a vocabulary, terminal tables, the exposition format
 NOT_AT_START = ("httpx2", "genai_prices", "tiktoken", "typer", "rich", "prometheus_client", "sqlite3.dump", "openai")
@@ -35,6 +37,18 @@ def test_importing_the_server_loads_nothing_heavy() -> None:
 def test_the_drainers_process_is_lean() -> None:
     loaded = set(run("import sys, proxy.storage.drainer; print('\\n'.join(sys.modules))").split())
     assert sorted(loaded & {*NOT_AT_START, "pydantic", "starlette", "uvicorn", "asyncio", "yaml"}) == []
+
+
+@pytest.mark.unit
+def test_the_age_of_the_process_is_the_kernels_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = process_age_s(otherwise=-1)
+    assert 0 < first <= process_age_s(otherwise=-1)
+
+    def unknown(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr("proxy.app.os.sysconf", unknown)
+    assert process_age_s(otherwise=0.5) == 0.5
 
 
 def seconds_to_ready(folder: Path) -> float:

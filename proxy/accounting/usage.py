@@ -35,6 +35,17 @@ SLACK_TOKENS: Final = 1_024
 BYTES_PER_TOKEN: Final = 4
 _TICKS_PER_NUSD: Final = 10  # xAI: 1 USD is 10,000,000,000 ticks
 _WRONG: Final = -1
+_OWN_NAMES: Final = frozenset(
+    (
+        "cached_tokens",
+        "prompt_cache_hit_tokens",
+        "num_cached_tokens",
+        "cache_creation_input_tokens",
+        "reasoning_tokens",
+        "cost",
+        "cost_in_usd_ticks",
+    )
+)
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -57,9 +68,28 @@ def usage_from_openai(obj: Mapping[str, Any], quirks: Quirks) -> Usage | None:
     if input_tokens < 0 or output_tokens < 0:
         return None
 
+    own_names = not _OWN_NAMES.isdisjoint(obj)  # a provider's own, beside or instead of OpenAI's
+    cached = written = input_audio = reasoning = output_audio = 0
     details = get("prompt_tokens_details") or get("input_tokens_details")
-    if type(details) is not dict:
-        details = _NOTHING
+    if own_names or (type(details) is dict and any(details.values())):
+        cached, written, input_audio = _input_parts(obj, details if type(details) is dict else _NOTHING, input_tokens)
+    details = get("completion_tokens_details") or get("output_tokens_details")
+    if own_names or (type(details) is dict and any(details.values())):
+        if type(details) is not dict:
+            details = _NOTHING
+        reasoning = _part(details.get("reasoning_tokens") or get("reasoning_tokens"), MAX_TOKENS)
+        if reasoning and (reasoning > output_tokens or quirks.reasoning_excluded):
+            output_tokens += reasoning
+        output_audio = _part(details.get("audio_tokens"), output_tokens)
+    provider_cost = _provider_cost(obj) if own_names else None
+    return Usage(
+        input_tokens, output_tokens, cached, written, reasoning, input_audio, output_audio, UsageSource.PROVIDER, provider_cost
+    )
+
+
+def _input_parts(obj: Mapping[str, Any], details: Mapping[str, Any], input_tokens: int) -> tuple[int, int, int]:
+    """What of the input was read from a cache, written to one, and audio."""
+    get = obj.get
     cached = _part(
         details.get("cached_tokens") or get("cached_tokens") or get("prompt_cache_hit_tokens") or get("num_cached_tokens"),
         input_tokens,
@@ -68,25 +98,7 @@ def usage_from_openai(obj: Mapping[str, Any], quirks: Quirks) -> Usage | None:
         details.get("cache_write_tokens") or details.get("cache_creation_tokens") or get("cache_creation_input_tokens"),
         input_tokens - cached,
     )
-    input_audio = _part(details.get("audio_tokens"), input_tokens)
-
-    details = get("completion_tokens_details") or get("output_tokens_details")
-    if type(details) is not dict:
-        details = _NOTHING
-    reasoning = _part(details.get("reasoning_tokens") or get("reasoning_tokens"), MAX_TOKENS)
-    if reasoning and (reasoning > output_tokens or quirks.reasoning_excluded):
-        output_tokens += reasoning
-    return Usage(
-        input_tokens,
-        output_tokens,
-        cached,
-        written,
-        reasoning,
-        input_audio,
-        _part(details.get("audio_tokens"), output_tokens),
-        UsageSource.PROVIDER,
-        _provider_cost(obj) if "cost" in obj or "cost_in_usd_ticks" in obj else None,
-    )
+    return cached, written, _part(details.get("audio_tokens"), input_tokens)
 
 
 def _total(value: object) -> int:
@@ -113,6 +125,8 @@ def _provider_cost(obj: Mapping[str, Any]) -> int | None:
     """The price that the provider put on the answer. With the caller's own key behind a gateway (`is_byok`), `cost` is only the
     gateway's fee, and `cost_details.upstream_inference_cost` is what the key's owner pays besides. Ticks of 0 say nothing:
     Azure's Grok sends them always."""
+    if "cost" not in obj and "cost_in_usd_ticks" not in obj:
+        return None
     cost = obj.get("cost")
     if isinstance(cost, dict):
         cost = cost.get("total_cost")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 from proxy.config.draft import Draft
 from proxy.config.faults import Path
@@ -77,6 +78,21 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+ANY_ADDRESS = frozenset(("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
+
+
+def calls_itself(base_url: str, host: str, port: int) -> bool:
+    """Whether an address is where the proxy itself listens, so that a request sent there would come back, and again."""
+    try:
+        url = urlsplit(base_url)
+        called, called_port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    except ValueError:
+        return False
+    if called_port != port or not called:
+        return False
+    return called == host.strip("[]").lower() or (is_loopback(called) and (is_loopback(host) or host in ANY_ADDRESS))
 
 
 def exposure_fault(settings: Settings) -> str | None:

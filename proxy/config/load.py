@@ -77,6 +77,8 @@ def load(
     flags: Mapping[str, Any] = overrides or {}
     effective = {key: values.get(variable) or None for key, variable in VARIABLES.items()}
     effective |= {key: value for key, value in flags.items() if value is not None}
+    if path is None:
+        draft.warn((), "there is no such file, so only the demo provider answers (write one, or name another with --config)")
     settings = resolve(draft, effective, path, env_path)
     if source.faults:
         raise ConfigError(source.faults)

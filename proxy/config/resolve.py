@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
+from proxy.config.check import calls_itself
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.patterns import literal_length
@@ -46,7 +47,8 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
     file = draft.file
     chains = {name: _as_section(chain) for name, chain in file.chains.items()}
     steps = {name: _steps(name, chain, draft) for name, chain in chains.items()}
-    providers, secrets = _providers(steps, draft)
+    server = _server(draft, effective)
+    providers, secrets = _providers(steps, server, draft)
     for each in steps.values():
         each[:] = [step for step in each if step.provider in providers]
     listed = frozenset((step.provider, step.model) for each in steps.values() for step in each if "*" not in step.model)
@@ -66,7 +68,6 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
     admin, metrics = _tokens(draft, secrets)
     clients, by_digest = _clients(draft, admin, secrets)
     _warn_of_idle_chains(exact, draft)
-    server = _server(draft, effective)
     data_dir = FilePath(effective["data_dir"]) if effective.get("data_dir") else draft.base / (file.data_dir or "data")
     auth_none = file.auth == "none"
     wildcards = [(name, template.targets, chains[name].model_dump()) for name, template in templates]
@@ -145,7 +146,9 @@ def _step(text: str, place: Path, chain_name: str, tuning: tuple[Tuning, ...], d
     return _Step(provider, model, tuning, place)
 
 
-def _providers(steps: Mapping[str, list[_Step]], draft: Draft) -> tuple[dict[str, Provider], list[Secret]]:
+def _providers(
+    steps: Mapping[str, list[_Step]], server: ServerSettings, draft: Draft
+) -> tuple[dict[str, Provider], list[Secret]]:
     """Those with a stanza, those that a chain names, and the demo; in the order of the file."""
     stanzas = draft.file.providers
     mentioned: dict[str, Path] = {name: ("providers", name) for name in stanzas}
@@ -162,6 +165,10 @@ def _providers(steps: Mapping[str, list[_Step]], draft: Draft) -> tuple[dict[str
     for name, path in mentioned.items():
         providers[name], own = build_provider(name, stanzas.get(name), path, draft)
         secrets += own
+        if providers[name].enabled and calls_itself(providers[name].base_url, server.host, server.port):
+            reason = f"would call itself: the proxy listens on {server.host}:{server.port}"
+            providers[name] = replace(providers[name], disabled=reason)
+            draft.warn(path, f"provider '{name}' is disabled: {reason} (change base_url or server.port)", at_key=True)
     return providers, secrets
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tags:
     """What a caller says about its use. `task` is a type with few values; `task_id` names the one task, on the row only."""
 
@@ -14,6 +14,9 @@ class Tags:
     agent: str | None = None
     task: str | None = None
     task_id: str | None = None
+
+
+NO_TAGS = Tags()
 
 
 @dataclass(slots=True)
@@ -31,4 +34,4 @@ class ChatRequest:
     max_output_tokens: int | None = None
     choices: int = 1
     needs: frozenset[str] = frozenset()
-    tags: Tags = field(default_factory=Tags)
+    tags: Tags = NO_TAGS

@@ -19,7 +19,7 @@ from proxy.core.usage import Usage
 MAX_KEPT_TEXT_BYTES = 256 * 1024  # of an answer, so that it can be counted when the upstream reports no usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutboundRequest:
     """`path` stands under the provider's base_url. `dropped` names the caller's parameters that the target does not take."""
 

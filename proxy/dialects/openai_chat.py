@@ -236,16 +236,16 @@ class ChatStream:
         held_back: list[int] = []
         for index, chunk in enumerate(chunks):
             # by far the most chunks are one piece of text and nothing else
-            choices = chunk.get("choices")
-            if type(choices) is list and len(choices) == 1 and not chunk.get("usage") and "error" not in chunk:
-                choice = choices[0]
-                if type(choice) is dict and not choice.get("finish_reason"):
-                    delta = choice.get("delta")
-                    if type(delta) is dict and len(delta) == 1:
-                        content = delta.get("content")
-                        if type(content) is str and content and "x_groq" not in chunk:
-                            texts.append(content)
-                            continue
+            try:
+                (choice,) = chunk["choices"]
+                delta = choice["delta"]
+                content = delta["content"]
+                if type(content) is str and content and len(delta) == 1 and choice["finish_reason"] is None:
+                    if "error" not in chunk and "x_groq" not in chunk and not chunk.get("usage"):
+                        texts.append(content)
+                        continue
+            except (KeyError, TypeError, ValueError):
+                pass  # something else, which is looked at closely
             if texts:
                 self._note_texts(texts)  # now, so that what is kept stands in the order in which it came
             if not self._passes(chunk):

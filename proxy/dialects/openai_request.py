@@ -8,11 +8,12 @@ Everything else is the upstream's to judge, unknown fields included.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
-from proxy.core.chat import ChatRequest, Tags
+from proxy.core.chat import NO_TAGS, ChatRequest, Tags
 from proxy.core.errors import InvalidJson, InvalidRequest, InvalidValue, ModelNotFound, ProxyError
 
 MAX_DEPTH = 64
@@ -29,8 +30,7 @@ FORBIDDEN = frozenset(
 )
 _INTEGERS = frozenset(("max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs"))
 _NON_NEGATIVE = frozenset(("max_tokens", "max_completion_tokens", "top_logprobs"))
-# a body with none of these needs no look at anything but its model and messages
-_SPECIAL = FORBIDDEN | _INTEGERS | frozenset(("tools", "functions", "response_format", "logprobs", "parallel_tool_calls"))
+_FEATURES = frozenset(("tools", "functions", "response_format", "logprobs", "top_logprobs", "n"))  # what `_needs` looks at
 _TAGS = ("department", "agent", "task", "task_id")
 _NO_NEEDS: frozenset[str] = frozenset()
 
@@ -45,11 +45,13 @@ class OpenAIChatInbound:
         get = parsed.get
         model = checked_model(get("model"))
         needs = _check_messages(get("messages"))
-        if not _SPECIAL.isdisjoint(parsed):
-            if not FORBIDDEN.isdisjoint(parsed):
-                parsed = {key: value for key, value in parsed.items() if key not in FORBIDDEN}
-                get = parsed.get
-            _check_fields(parsed)
+        if not FORBIDDEN.isdisjoint(parsed):
+            parsed = {key: value for key, value in parsed.items() if key not in FORBIDDEN}
+            get = parsed.get
+        integers = _INTEGERS & parsed.keys()
+        if integers:
+            _check_integers(parsed, integers)
+        if not _FEATURES.isdisjoint(parsed):
             needs += _needs(parsed)
         stream = get("stream")
         if stream is not None and type(stream) is not bool:
@@ -64,7 +66,7 @@ class OpenAIChatInbound:
             get("max_completion_tokens") or get("max_tokens"),
             get("n") or 1,
             frozenset(needs) if needs else _NO_NEEDS,
-            _take_tags(parsed) if "metadata" in parsed else Tags(),
+            _take_tags(parsed) if "metadata" in parsed else NO_TAGS,
         )
 
     def encode_error(self, error: ProxyError) -> bytes:
@@ -145,8 +147,8 @@ def _bad_message(index: int, message: object) -> InvalidRequest:
     return InvalidRequest(f'`{where}.role` must be a string, such as "user".', param=f"{where}.role")
 
 
-def _check_fields(body: dict[str, Any]) -> None:
-    for name in _INTEGERS & body.keys():
+def _check_integers(body: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
         value = body[name]
         # JSON integers of 2^64 and more arrive as floats: not integers any more
         if value is not None and type(value) is not int:
@@ -156,7 +158,9 @@ def _check_fields(body: dict[str, Any]) -> None:
     choices = body.get("n")
     if choices is not None and not 1 <= choices <= MAX_CHOICES:
         raise InvalidValue(f"`n` must be between 1 and {MAX_CHOICES}.", param="n")
-    tools = body.get("tools")
+
+
+def _check_tools(tools: object) -> None:
     if tools is not None:
         if type(tools) is not list:
             raise InvalidRequest("`tools` must be a list.", param="tools")
@@ -176,7 +180,7 @@ def _take_tags(body: dict[str, Any]) -> Tags:
     """Our own entries of `metadata`, removed from what is forwarded. Values that are no short strings are left alone."""
     metadata = body["metadata"]
     if type(metadata) is not dict or not any(name in metadata for name in _TAGS):
-        return Tags()
+        return NO_TAGS
     found = {name: metadata[name] for name in _TAGS if name in metadata and clean_tag(metadata[name]) is not None}
     rest = {key: value for key, value in metadata.items() if key not in found}
     if rest:
@@ -196,6 +200,7 @@ def clean_tag(value: object) -> str | None:
 def _needs(body: dict[str, Any]) -> list[str]:
     """The features, besides those of the messages, without which a target cannot serve this request (words of `capabilities`)."""
     found: list[str] = []
+    _check_tools(body.get("tools"))
     if body.get("tools") or body.get("functions"):
         found.append("tools")
         if body.get("parallel_tool_calls") is True:

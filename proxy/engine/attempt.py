@@ -126,12 +126,10 @@ class Attempt:
         status = self.status = response.status
         if not 200 <= status < 300:
             raise await self._refusal(response)
-        content_type = b""
-        for name, value in response.headers:
-            if name == b"content-type":
-                content_type = value.lower()
-            elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
-                raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is compressed, which was not asked for", status=status)
+        fields = dict(response.headers)
+        if fields.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
+            raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is compressed, which was not asked for", status=status)
+        content_type = fields.get(b"content-type", b"").lower()
         self.reset_s = exhausted_reset_s(response.headers, wall=self._clock.wall())
         if not request.stream:
             if content_type.startswith((b"text/html", b"text/event-stream")):
@@ -216,8 +214,7 @@ class Attempt:
         self.finish_reason = answer.finish_reason
         self.mended = answer.mended
         self.body = answer.body
-        now = self.content_at = self._clock.monotonic()
-        self.permit.first_content(now)
+        self.content_at = self._clock.monotonic()  # the permit hears of it with the release, which follows
         return answer.body
 
     async def _first_bytes(self, response: UpstreamResponse, content_type: bytes) -> bytes:

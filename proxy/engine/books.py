@@ -13,7 +13,7 @@ from proxy.accounting.pricing import charge
 from proxy.accounting.records import Begin, End, Rejected, RequestEnd, RequestOpen
 from proxy.accounting.usage import estimate_input
 from proxy.core.errors import LedgerUnavailable, UpstreamError
-from proxy.core.money import nusd_to_usd
+from proxy.core.money import NUSD_PER_USD
 from proxy.core.target import Chain
 from proxy.core.usage import Usage
 from proxy.engine.attempt import Attempt
@@ -254,7 +254,7 @@ class Books:
                 "attempts": self.attempts,
                 "input_tokens": used.input_tokens,
                 "output_tokens": used.output_tokens,
-                "cost_usd": None if self.unpriced else nusd_to_usd(self.cost_nusd),
+                "cost_usd": None if self.unpriced else self.cost_nusd / NUSD_PER_USD,
                 "first_token_ms": int(self.first_token_s * 1000) if self.first_token_s is not None else None,
                 "duration_ms": int((now - exchange.received) * 1000),
             }

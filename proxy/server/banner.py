@@ -7,7 +7,7 @@ from proxy.core.target import Provider
 
 
 def banner(settings: Settings, *, version: str, host: str, port: int, started_ms: float) -> str:
-    """Plain text. Of a key it shows its last four characters at most."""
+    """Plain text. Of a key it shows its last four characters at most. `started_ms`: from the process's start until it answers."""
     url = f"http://{_shown_host(host)}:{port}"
     lines = [f"Tollbridge {version} is ready after {started_ms:.0f} ms: {url}/v1  (the ledger is in {settings.data_dir})", ""]
     usable = [p for p in settings.providers.values() if p.enabled]
@@ -15,8 +15,8 @@ def banner(settings: Settings, *, version: str, host: str, port: int, started_ms
     lines += [f"  ready    {p.name:<12} {_keys(p)}" for p in usable]
     lines += [f"  skipped  {p.name:<12} {p.disabled}" for p in skipped]
     lines.append("")
-    lines += [f"  chain    {_chain(settings, name)}" for name in settings.chains]
-    lines.append("")
+    if settings.chains:
+        lines += [*[f"  chain    {_chain(settings, name)}" for name in settings.chains], ""]
     if settings.auth_none:
         lines.append("  Auth is off everywhere (`auth: none`): whoever reaches this address may use it.")
     elif not settings.clients:

@@ -17,10 +17,20 @@ from starlette.routing import Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from proxy.core.errors import InternalError, MethodNotAllowed, ModelNotFound, NotFound, ProxyError, RequestTooLarge
+from proxy.core.errors import (
+    CallerError,
+    InternalError,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
+    ProxyError,
+    RequestTooLarge,
+    UnsupportedMediaType,
+)
 from proxy.dialects.openai_request import checked_model, error_object
 from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
+from proxy.server.cors import allowed_origin, answer_preflight, shared
 from proxy.server.gateway import Gateway
 from proxy.server.guard import Scope
 from proxy.server.sink import AsgiSink, watch_for_hangup
@@ -72,9 +82,16 @@ class Endpoint:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         gateway: Gateway = scope["state"]["gateway"]
         declared = self.declared
-        sink = AsgiSink(send)
         request_id = gateway.new_id()
         headers = dict(scope["headers"])
+        origins = gateway.settings.server.cors_origins
+        if origins and declared.scope is Scope.CLIENT:
+            origin = allowed_origin(headers, origins)
+            if origin is not None and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                await answer_preflight(send, origin, declared.method, headers, request_id)
+                return
+            send = shared(send, origin)
+        sink = AsgiSink(send)
         peer = scope["client"][0] if scope.get("client") else None
         try:
             if declared.method not in (scope["method"], "*") and not (scope["method"] == "HEAD" and declared.method == "GET"):
@@ -88,6 +105,8 @@ class Endpoint:
                 gateway.guard.check(declared.scope, gateway.settings, headers, peer)
             answer = await declared.handler(Call(gateway, Request(scope, receive), request_id))
         except ProxyError as error:
+            if declared.handler is None:
+                gateway.services.meter.rejected(error.code)
             await _tell(sink, request_id, error)
             return
         except Exception as fault:
@@ -102,6 +121,8 @@ class Endpoint:
 
     async def _completion(self, gateway: Gateway, scope: AsgiScope, receive: Receive, sink: AsgiSink, request_id: str) -> None:
         headers = dict(scope["headers"])
+        if b"content-encoding" in headers:
+            raise UnsupportedMediaType("Compressed requests are not taken: send the body as it is.")
         client = gateway.guard.client(gateway.settings, headers)
         body = await _read_body(receive, gateway.settings.server.max_body_bytes)
         if body is None:
@@ -175,9 +196,22 @@ async def livez(call: Call) -> Answer:
 
 
 async def readyz(call: Call) -> Answer:
+    """Public, so what a note is about in detail, such as a line of the configuration, is for the admin only."""
     readiness = call.gateway.surroundings.readiness()
+    admin = _is_admin(call)
+    notes = [f"{note.fact}: {note.detail}" if admin and note.detail else note.fact for note in readiness.notes]
     status = 503 if readiness.reasons else 200
-    return json_answer({"ready": not readiness.reasons, "reasons": readiness.reasons, "notes": readiness.notes}, status)
+    return json_answer({"ready": not readiness.reasons, "reasons": readiness.reasons, "notes": notes}, status)
+
+
+def _is_admin(call: Call) -> bool:
+    gateway, scope = call.gateway, call.request.scope
+    peer = scope["client"][0] if scope.get("client") else None
+    try:
+        gateway.guard.check(Scope.ADMIN, gateway.settings, dict(scope["headers"]), peer)
+    except CallerError:
+        return False
+    return True
 
 
 async def metrics(call: Call) -> Answer:

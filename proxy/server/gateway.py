@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from proxy.config.settings import ClientSettings, Settings
@@ -42,12 +42,20 @@ class LedgerReader(Protocol):
     ) -> list[dict[str, Any]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that is wrong but does not stop service: the fact for everybody, the detail for the admin."""
+
+    fact: str
+    detail: str | None = None
+
+
 @dataclass(slots=True)
 class Readiness:
     """`reasons` why not to send requests here, `notes` on what is wrong but does not stop service."""
 
     reasons: list[str]
-    notes: list[str]
+    notes: list[Note]
 
 
 class Surroundings(Protocol):
@@ -126,22 +134,25 @@ class Gateway:
 def tags_of(request: ChatRequest, headers: HeaderMap, client: ClientSettings | None) -> Tags:
     """The client's stanza wins over a header, a header over `metadata`."""
     tags = request.tags
-    for name, header in _TAG_HEADERS:
-        value = headers.get(header)
-        if value is not None:
-            setattr(tags, name, clean_tag(value.decode("utf-8", "replace")) or getattr(tags, name))
-    if client is not None:
-        tags.department = client.department or tags.department
-        tags.agent = client.agent or tags.agent
+    if not _TAG_HEADERS.keys().isdisjoint(headers):
+        sent = {
+            name: clean_tag(headers[header].decode("utf-8", "replace"))
+            for header, name in _TAG_HEADERS.items()
+            if header in headers
+        }
+        tags = replace(tags, **{name: tag for name, tag in sent.items() if tag is not None})
+    if client is not None and (client.department is not None or client.agent is not None):
+        tags = replace(tags, department=client.department or tags.department, agent=client.agent or tags.agent)
     return tags
 
 
-_TAG_HEADERS: tuple[tuple[str, bytes], ...] = (
-    ("department", b"x-tollbridge-department"),
-    ("agent", b"x-tollbridge-agent"),
-    ("task", b"x-tollbridge-task"),
-    ("task_id", b"x-tollbridge-task-id"),
-)
+# `x-tollbridge-priority` is taken and changes nothing: it tunes strategies, and the only one is the file's order
+_TAG_HEADERS = {
+    b"x-tollbridge-department": "department",
+    b"x-tollbridge-agent": "agent",
+    b"x-tollbridge-task": "task",
+    b"x-tollbridge-task-id": "task_id",
+}
 
 
 def prefer_of(headers: HeaderMap) -> str | None:

@@ -12,6 +12,8 @@ so pipelining, task tracking and graceful shutdown stay uvicorn's.
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import httptools
@@ -23,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from proxy.config.settings import ClientSettings
+from proxy.config.settings import ClientSettings, Settings
 from proxy.core.deadlines import NEVER
 from proxy.core.errors import (
     BadHttp,
@@ -51,6 +53,7 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_URL_BYTES = 8 * 1024
 MAX_PIPELINED = 8
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,11})(?=\r)", re.IGNORECASE)
 HOT_PATHS = frozenset((b"/v1/chat/completions", b"/chat/completions"))
 
 
@@ -58,14 +61,14 @@ class FastCycle:
     """One completion on the fast lane: collects the body, runs the engine, and is the engine's `Sink`."""
 
     __slots__ = (
-        "_chunked",
-        "_client",
         "_head",
-        "_headers",
         "_protocol",
         "body",
+        "client",
         "control",
         "disconnected",
+        "headers",
+        "http_11",
         "keep_alive",
         "message_event",
         "more_body",
@@ -86,9 +89,9 @@ class FastCycle:
         http_11: bool,
     ) -> None:
         self._protocol = protocol
-        self._headers = headers
-        self._client = client
-        self._chunked = http_11
+        self.headers = headers
+        self.client = client
+        self.http_11 = http_11
         self._head = b""
         self.request_id = request_id
         self.keep_alive = keep_alive
@@ -110,7 +113,7 @@ class FastCycle:
             return
         protocol = self._protocol
         try:
-            await protocol.gateway.chat(self._headers, bytes(self.body), self._client, self, control, request_id=self.request_id)
+            await protocol.gateway.chat(self.headers, bytes(self.body), self.client, self, control, request_id=self.request_id)
         except asyncio.CancelledError:
             if control.cause() is None:
                 raise
@@ -133,14 +136,14 @@ class FastCycle:
 
     def start(self, status: int, headers: HeaderList) -> None:
         self.response_started = True
-        if self._chunked:
+        if self.http_11:
             self._head = self._render(status, headers) + b"transfer-encoding: chunked\r\n\r\n"
         else:
             self.keep_alive = False
             self._head = self._render(status, headers) + b"\r\n"
 
     def push(self, data: bytes) -> bool:
-        if self._chunked:
+        if self.http_11:
             data = b"%b%x\r\n%b\r\n" % (self._head, len(data), data)
         elif self._head:
             data = self._head + data
@@ -154,7 +157,7 @@ class FastCycle:
             await flow.drain()
 
     async def finish(self, data: bytes = b"") -> None:
-        if not self._chunked:
+        if not self.http_11:
             data = self._head + data
         elif data:
             data = b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(data), data)
@@ -170,12 +173,8 @@ class FastCycle:
             self._protocol.transport.abort()
 
     def _render(self, status: int, headers: HeaderList) -> bytes:
-        parts = [STATUS_LINE[status]]
-        for name, value in (*headers, *self._protocol.server_state.default_headers):
-            parts += (name, b": ", value, b"\r\n")
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        return b"".join(parts)
+        lines = b"\r\n".join(map(b": ".join, (*headers, *self._protocol.server_state.default_headers)))
+        return b"%b%b\r\n%b" % (STATUS_LINE[status], lines, b"" if self.keep_alive else b"connection: close\r\n")
 
     def _send(self, data: bytes) -> None:
         if not self.disconnected:
@@ -192,6 +191,28 @@ class FastCycle:
         elif not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownHead:
+    """A head that was read and allowed in, as the bytes before and after the digits of its content-length."""
+
+    before: bytes
+    after: bytes
+    headers: dict[bytes, bytes]
+    client: ClientSettings | None
+    settings: Settings
+
+
+def _known_head(data: bytes, cycle: FastCycle, settings: Settings) -> _KnownHead | None:
+    """Of a request that came whole in one read; None when its head is not of the kind that can be told by comparing."""
+    if not cycle.keep_alive or not cycle.http_11 or b"expect" in cycle.headers or b"transfer-encoding" in cycle.headers:
+        return None
+    head_end = data.find(b"\r\n\r\n") + 4
+    found = _LENGTH.search(data, 0, head_end)
+    if found is None or not data.startswith(b"POST ") or len(data) - head_end != len(cycle.body):
+        return None
+    return _KnownHead(data[: found.start(1)], data[found.end(1) : head_end], cycle.headers, cycle.client, settings)
 
 
 class FastProtocol(HttpToolsProtocol):
@@ -212,6 +233,8 @@ class FastProtocol(HttpToolsProtocol):
         self._refusal: ProxyError | None = None
         self._lingering = False
         self._fast: FastCycle | None = None  # whose body is arriving
+        self._began: FastCycle | None = None  # by the bytes that are being read
+        self._known: _KnownHead | None = None
 
     # -- connection
 
@@ -239,6 +262,13 @@ class FastProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             return
+        known = self._known
+        if known is not None and self._reading_since is None and not self._answering() and self._take_known(known, data):
+            return
+        self._began = None
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -249,10 +279,33 @@ class FastProtocol(HttpToolsProtocol):
             self._refuse(BadHttp("Upgrades are not served here."))
             return
         if self._reading_since is None:
+            if self._began is not None:
+                self._known = _known_head(data, self._began, self.gateway.settings)
             return
         if self.deadline == NEVER or not self._in_body:
             # the first piece of something longer: from now on it has its time to arrive
             self.deadline = self._reading_since + (BODY_GRACE_S if self._in_body else HEAD_S)
+
+    def _take_known(self, known: _KnownHead, data: bytes) -> bool:
+        """A client that keeps its connection sends the same head again and again, but for the length of the body: what was read
+        of it once need not be read again. True when `data` was exactly one such request."""
+        if known.settings is not self.gateway.settings or self.gateway.draining or not data.startswith(known.before):
+            return False
+        start = len(known.before)
+        end = data.find(b"\r", start, start + 12)
+        digits = data[start:end]
+        body_at = end + len(known.after)
+        if end < 0 or not digits.isdigit() or not data.startswith(known.after, end) or len(data) - body_at != int(digits):
+            return False
+        if int(digits) > known.settings.server.max_body_bytes:
+            return False
+        self.deadline = NEVER
+        fast = FastCycle(self, known.headers, known.client, request_id=self.gateway.new_id(), keep_alive=True, http_11=True)
+        fast.body = data[body_at:]
+        fast.more_body = False
+        self.cycle = fast  # type: ignore[assignment]
+        self._start_asgi_task(fast, self.app)  # type: ignore[arg-type]
+        return True
 
     def expire(self, now: float) -> None:
         """The deadline of whatever state the connection is in has passed."""
@@ -324,7 +377,8 @@ class FastProtocol(HttpToolsProtocol):
         if length is not None and int(length) > gateway.settings.server.max_body_bytes:
             self._stop(self._too_large())
         path, _, _ = url.partition(b"?")
-        if path not in HOT_PATHS or self.parser.get_method() != b"POST":
+        page = b"origin" in headers and gateway.settings.server.cors_origins  # what a page needs in an answer, the ASGI door has
+        if path not in HOT_PATHS or self.parser.get_method() != b"POST" or page:
             self._to_asgi()
             return
         if b"content-encoding" in headers:
@@ -377,6 +431,7 @@ class FastProtocol(HttpToolsProtocol):
         idle = not self._answering()
         self.cycle = fast  # type: ignore[assignment]
         if idle:
+            self._began = fast
             self._start_asgi_task(fast, self.app)  # type: ignore[arg-type]
         else:
             self.flow.pause_reading()

@@ -44,17 +44,22 @@ EVENTS = (
     "usage_suspect",
     "warned_failover",
 )
-# why a request is refused before any attempt: an error code, or a limit of the HTTP layer
-REJECTED = "rejected_"
+# Why a request is refused before any attempt: the error code of the answer, but for these, which are one reason each.
+REASONS = {
+    "request_too_large": "size",
+    "headers_too_large": "size",
+    "uri_too_long": "size",
+    "bad_http_request": "smuggle",
+}
 
 
 def rejection_reasons() -> frozenset[str]:
-    """The code of every error that a caller can be answered with, and the limits that answer before there is a request."""
-    found = {"size", "smuggle", "other"}
+    """What stands for the code of every error that a caller can be answered with."""
+    found = {"other"}
     classes = [ProxyError]
     while classes:
         cls = classes.pop()
-        found.add(cls.code)
+        found.add(REASONS.get(cls.code, cls.code))
         classes += cls.__subclasses__()
     return frozenset(found)
 
@@ -96,7 +101,7 @@ _TABLE = (
         "tollbridge_rejected_total",
         "counter",
         ("reason",),
-        "Requests refused before any attempt, by the error code of the answer, `size` or `smuggle`.",
+        "Requests refused before any attempt: `size`, `smuggle`, or the error code of the answer.",
     ),
     Family(
         "tollbridge_attempts_total",

@@ -24,7 +24,7 @@ from proxy.telemetry.families import (
     CIRCUIT_STATES,
     EVENTS,
     FAMILIES,
-    REJECTED,
+    REASONS,
     REQUEST_OUTCOMES,
     TOKEN_KINDS,
     rejection_reasons,
@@ -241,17 +241,13 @@ class Metrics:
         self._failovers[key] = self._failovers.get(key, 0) + 1
 
     def rejected(self, reason: str) -> None:
-        """`reason` is the error code of the answer, `size` or `smuggle`."""
+        """`reason` is the error code of the answer."""
+        reason = REASONS.get(reason, reason)
         self._rejected[reason if reason in self._rejected else OTHER] += 1
 
     def count(self, event: str) -> None:
-        """`event` is one of EVENTS, or `rejected_` and the reason."""
-        if event in self._events:
-            self._events[event] += 1
-        elif event.startswith(REJECTED):
-            self.rejected(event.removeprefix(REJECTED))
-        else:
-            self._events[OTHER] += 1
+        """`event` is one of EVENTS."""
+        self._events[event if event in self._events else OTHER] += 1
 
     def config_reloaded(self, ok: bool) -> None:
         self.config_loaded = ok

@@ -74,6 +74,7 @@ def usage(rows: Iterable[Row], groups: Sequence[str], title: str) -> Table:
         "requests": "requests",
         "failed": "failed",
         "attempts": "attempts",
+        "failed attempts": "attempts_failed",
         "input": "input_tokens",
         "cached": "cached_input_tokens",
         "output": "output_tokens",
@@ -81,7 +82,7 @@ def usage(rows: Iterable[Row], groups: Sequence[str], title: str) -> Table:
         "unpriced": "unpriced_attempts",
     }
     made = table(title, *groups, *figures, "cost", numbers=(*figures, "cost"))
-    rows = list(rows)
+    rows = [{**row, "attempts_failed": row["attempts"] - row["attempts_ok"]} for row in rows]
     for row in rows:
         made.add_row(
             *(cell(row[group]) for group in groups), *(cell(row[name]) for name in figures.values()), money(row["cost_usd"])
@@ -129,7 +130,7 @@ def requests(rows: Iterable[Row]) -> Table:
 
 
 def request(row: Row) -> list[Table]:
-    """One request: what it was, what the plan kept and skipped, what was tried."""
+    """One request: what it was, what the plan kept and skipped, what was tried and what followed from it."""
     facts = table(f"request {row['id']}", "", "")
     facts.show_header = False
     for name, value in row.items():
@@ -137,13 +138,28 @@ def request(row: Row) -> list[Table]:
             facts.add_row(Text(name.replace("_", " "), style="dim"), cell(value))
     facts.add_row(Text("dropped", style="dim"), cell(", ".join(map(str, row.get("dropped") or []))))
     facts.add_row(Text("cost", style="dim"), money(row["cost_usd"]))
-    trace = table("plan", "target", "verdict")
+    plan = table("plan", "target", "verdict")
+    then: dict[int, str] = {}  # what followed a failed attempt
     for entry in row.get("trace") or []:
-        if "target" in entry:
+        if "attempt" in entry:
+            then[entry["attempt"]] = entry["then"]
+        elif "target" in entry:
             skipped = entry.get("skipped")
-            trace.add_row(cell(entry["target"]), Text("kept", style="green") if skipped is None else cell(f"skipped: {skipped}"))
+            plan.add_row(cell(entry["target"]), Text("kept", style="green") if skipped is None else cell(f"skipped: {skipped}"))
     attempts = table(
-        "attempts", "n", "target", "outcome", "class", "ms", "first token ms", "in", "out", "cost", "error", numbers=("n", "ms")
+        "attempts",
+        "n",
+        "target",
+        "outcome",
+        "class",
+        "then",
+        "ms",
+        "first token ms",
+        "in",
+        "out",
+        "cost",
+        "error",
+        numbers=("n", "ms"),
     )
     for entry in row.get("attempt_list") or []:
         attempts.add_row(
@@ -151,6 +167,7 @@ def request(row: Row) -> list[Table]:
             cell(f"{entry['provider']}/{entry['upstream_model']}"),
             cell(entry["outcome"]),
             cell(entry["error_class"]),
+            cell(then.get(entry["n"])),
             cell(entry["duration_ms"]),
             cell(entry["first_token_ms"]),
             cell(entry["input_tokens"]),
@@ -158,7 +175,7 @@ def request(row: Row) -> list[Table]:
             money(entry["cost_usd"]),
             cell(entry["error"]),
         )
-    return [facts, trace, attempts]
+    return [facts, plan, attempts]
 
 
 def _answered_by(row: Row) -> str | None:

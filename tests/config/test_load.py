@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.config.check import exposure_fault, is_metadata_host
+from proxy.config.check import calls_itself, exposure_fault, is_metadata_host
 from proxy.config.faults import ConfigError, ConfigFault
 from proxy.config.load import Overrides, load
 from proxy.config.settings import MAX_MEMOISED_MODELS, Settings
@@ -462,6 +462,51 @@ def test_off_loopback_it_needs_clients_and_an_admin_token(text: str, lacking: st
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
         fault = exposure_fault(read(f"server: {{host: '{host}'}}\n{text}", tmp_path))
         assert fault is None if lacking is None else lacking in (fault or "")
+
+
+@unit
+@pytest.mark.parametrize(
+    ("url", "host", "itself"),
+    [
+        ("http://127.0.0.1:8080/v1", "127.0.0.1", True),
+        ("http://localhost:8080/v1", "127.0.0.1", True),
+        ("http://[::1]:8080", "localhost", True),
+        ("http://127.0.0.1:8080/v1", "0.0.0.0", True),
+        ("http://[::1]:8080/v1", "::", True),
+        ("http://10.0.0.1:8080/v1", "10.0.0.1", True),
+        ("http://Proxy.Example:8080/v1", "proxy.example", True),
+        ("http://127.0.0.1:8081/v1", "127.0.0.1", False),
+        ("http://10.0.0.5:8080/v1", "127.0.0.1", False),
+        ("http://127.0.0.1:8080/v1", "10.0.0.1", False),
+        ("https://api.openai.com/v1", "0.0.0.0", False),
+        ("http://127.0.0.1:99999/v1", "127.0.0.1", False),
+        ("", "127.0.0.1", False),
+    ],
+)
+def test_the_proxys_own_address_is_recognised(url: str, host: str, itself: bool) -> None:
+    assert calls_itself(url, host, 8080) is itself
+
+
+@unit
+def test_a_provider_that_is_the_proxy_itself_is_disabled_and_told(tmp_path: Path) -> None:
+    text = "providers: {me: {dialect: openai, base_url: 'http://localhost:8080/v1'}}\nchains: {smart: [me/x, demo/chat]}"
+    reason = "would call itself: the proxy listens on 127.0.0.1:8080"
+    settings = read(text, tmp_path)
+    assert settings.providers["me"].disabled == reason
+    assert settings.chains["smart"].targets[0].provider.disabled == reason
+    assert f"provider 'me' is disabled: {reason} (change base_url or server.port)" in settings.warnings[0]
+    path = tmp_path / "providers.yaml"
+    assert load(path, environ={}, overrides={"port": 9000}).providers["me"].enabled
+    assert load(path, environ={"TOLLBRIDGE_PORT": "9000"}).warnings == ()
+
+
+@unit
+def test_without_a_file_there_is_the_demo_and_a_word_about_it() -> None:
+    settings = load(None, environ={})
+    assert [name for name, provider in settings.providers.items() if provider.enabled] == ["demo"]
+    assert len(settings.warnings) == 1
+    assert "there is no such file, so only the demo provider answers" in settings.warnings[0]
+    assert settings.resolve("demo/chat") is not None
 
 
 # -- where settings come from, and the hash

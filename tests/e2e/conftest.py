@@ -50,11 +50,14 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Starts `python -m proxy serve` with a configuration."""
+    """Starts `python -m proxy serve` with a configuration, or in a folder that has none."""
     running: list[Process] = []
 
-    def make(config: dict[str, Any], *, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()) -> Process:
-        process = Process(write_config(tmp_path, config), environ=environ, options=options)
+    def make(
+        config: dict[str, Any] | None, *, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
+    ) -> Process:
+        path = None if config is None else write_config(tmp_path, config)
+        process = Process(path, tmp_path, environ=environ, options=options)
         running.append(process)
         return process
 

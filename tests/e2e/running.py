@@ -74,13 +74,17 @@ class Proxy:
 class Process:
     """`python -m proxy serve`: what it says on standard output and error goes to files beside the configuration."""
 
-    def __init__(self, config: Path, *, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()) -> None:
-        self.directory = config.parent
+    def __init__(
+        self, config: Path | None, directory: Path, *, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
+    ) -> None:
+        """Without `config` no option names one."""
+        self.directory = directory
+        named = () if config is None else ("--config", str(config))
         self._out = self.directory / "out.txt"
         self._errors = self.directory / "errors.txt"
         with self._out.open("wb") as out, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", "serve", "--config", str(config), "--port", "0", *options],
+                [sys.executable, "-m", "proxy", "serve", *named, "--port", "0", *options],
                 cwd=self.directory,
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **(environ or {})},
                 stdout=out,

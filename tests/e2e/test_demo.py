@@ -73,7 +73,8 @@ def test_the_demo_is_listed_first(proxy: Proxy) -> None:
 
 
 def test_the_banner_and_the_line_to_paste(tmp_path: Path) -> None:
-    process = Process(Path(shutil.copy(ROOT / "providers.yaml", tmp_path)), environ={"OPENAI_API_KEY": "sk-not-a-key-1234"})
+    shipped = Path(shutil.copy(ROOT / "providers.yaml", tmp_path))
+    process = Process(shipped, tmp_path, environ={"OPENAI_API_KEY": "sk-not-a-key-1234"})
     try:
         client = process.ready()
         output = until(lambda: process.output if "curl" in process.output else None, what="the banner")

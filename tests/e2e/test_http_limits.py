@@ -91,12 +91,13 @@ def test_is_refused_and_the_connection_closed(proxy: Proxy, upstream: Upstream, 
     assert upstream.requests.total() == before
 
 
-def test_refusals_are_counted(proxy: Proxy) -> None:
+@pytest.mark.parametrize(("name", "reason"), [("two_hosts", "smuggle"), ("large_body", "size"), ("many_headers", "size")])
+def test_refusals_are_counted(proxy: Proxy, name: str, reason: str) -> None:
     def refused() -> float:
-        return proxy.client.metrics()['tollbridge_rejected_total{reason="bad_http_request"}']
+        return proxy.client.metrics()[f'tollbridge_rejected_total{{reason="{reason}"}}']
 
     before = refused()
-    raw_exchange(proxy.port, REFUSED["two_hosts"][0])
+    raw_exchange(proxy.port, REFUSED[name][0])
     assert refused() == before + 1
 
 

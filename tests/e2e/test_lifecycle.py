@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from tests.e2e.conftest import Launch, provider
 from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
+
+CLOCK_TICK_MS = 10  # of the kernel, in which a process's start is told
 
 
 def config(upstream: Upstream, *, delay: str = "0s", timeout: str = "10s") -> dict[str, Any]:
@@ -141,6 +145,33 @@ def test_a_faulty_file_is_told_by_line(launch: Launch, upstream: Upstream) -> No
     assert process.ended() == 1
     assert "providers.yaml:" in process.errors
     assert "chains" in process.errors
+
+
+def test_without_a_file_the_demo_answers_and_the_banner_says_so(launch: Launch) -> None:
+    process = launch(None)
+    answer = process.ready().chat("demo/chat")
+
+    assert (answer.status, answer.headers["x-tollbridge-provider"]) == (200, "demo")
+    assert "there is no such file, so only the demo provider answers" in process.output
+    found = re.search(r" is ready after (\d+) ms: ", process.output)
+    assert found is not None
+
+
+def test_a_file_that_was_named_must_be_there(launch: Launch) -> None:
+    process = launch(None, environ={"TOLLBRIDGE_CONFIG": "nowhere.yaml"})
+
+    assert process.ended() == 1
+    assert "nowhere.yaml:1:1: cannot be read" in process.errors
+
+
+def test_the_time_to_ready_is_the_one_that_a_user_waits(launch: Launch, upstream: Upstream) -> None:
+    """From the process's start: importing everything, which comes before the first line of ours, is most of it."""
+    began = time.monotonic()
+    process = launch(config(upstream))
+    process.ready()
+    waited_ms = (time.monotonic() - began) * 1000
+    (told_ms,) = map(int, re.findall(r" is ready after (\d+) ms: ", process.output))
+    assert 50 < told_ms <= waited_ms + CLOCK_TICK_MS
 
 
 def _accepts(port: int) -> bool:

@@ -121,7 +121,7 @@ async def test_the_rows_say_who_asked_for_what_and_what_came_of_it() -> None:
     )
     assert (around.end.outcome, around.end.http_status, around.end.attempts, around.end.error_code) == ("ok", 200, 1, None)
     assert around.end.trace == [{"target": "a/a-model", "kept": True}]
-    assert around.log.requests[0]["cost_usd"] == "0.00005"
+    assert around.log.requests[0]["cost_usd"] == 0.00005
 
 
 async def test_the_upstream_gets_its_own_key_and_model_and_nothing_of_the_callers() -> None:

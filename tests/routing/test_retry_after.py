@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.routing.retry_after import clamp_cooldown, exhausted_reset_s, retry_after_s
+from proxy.routing.retry_after import clamp_cooldown, exhausted_reset_s, is_nonsense, retry_after_s
 
 WALL = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 
@@ -78,6 +78,34 @@ def test_cooldowns_are_clamped(wait_s: float | None, cooldown_s: float) -> None:
     assert clamp_cooldown(wait_s) == cooldown_s
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("headers", "nonsense"),
+    [
+        ({}, False),
+        ({"retry-after": "0"}, False),
+        ({"retry-after": "7"}, False),
+        ({"retry-after": "6m0s"}, False),
+        ({"retry-after": "Thu, 28 May 2026 20:26:50 GMT"}, False),
+        ({"retry-after": "86400"}, False),  # a quota of a day
+        ({"retry-after": "86401"}, True),
+        ({"retry-after": "1000000000"}, True),
+        ({"retry-after": "-5"}, True),
+        ({"retry-after": "nan"}, True),
+        ({"retry-after": "soon"}, True),
+        ({"retry-after": ""}, True),
+        ({"retry-after-ms": "1500"}, False),
+        ({"retry-after-ms": "86400000"}, False),
+        ({"retry-after-ms": "86400001"}, True),
+        ({"retry-after-ms": "6m0s"}, True),  # this spelling knows numbers only
+        ({"x-ms-retry-after-ms": "soon"}, True),
+        ({"x-ratelimit-reset": "soon"}, False),  # no word about when to come back
+    ],
+)
+def test_what_makes_no_sense_is_noticed(headers: dict[str, str], nonsense: bool) -> None:
+    assert is_nonsense([(name.encode(), value.encode()) for name, value in headers.items()]) is nonsense
+
+
 _NAMES = st.sampled_from(
     """retry-after retry-after-ms x-ms-retry-after-ms date x-ratelimit-reset x-ratelimit-remaining x-ratelimit-reset-a
     x-ratelimit-remaining-a anthropic-ratelimit-a-reset anthropic-ratelimit-a-remaining""".split()
@@ -94,6 +122,7 @@ _VALUES = st.one_of(
 @pytest.mark.property
 @given(st.lists(st.tuples(_NAMES.map(str.encode), _VALUES)), st.none() | st.text(max_size=70))
 def test_nothing_raises_and_no_answer_is_negative(headers: list[tuple[bytes, bytes]], delay: str | None) -> None:
+    assert is_nonsense(headers) in (True, False)
     for found in (retry_after_s(headers, wall=WALL, body_delay=delay), exhausted_reset_s(headers, wall=WALL)):
         assert found is None or (isfinite(found) and found >= 0)
         assert 0.25 <= clamp_cooldown(found) <= 300

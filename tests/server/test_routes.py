@@ -13,7 +13,7 @@ from proxy.app import ROUTES
 from proxy.config.load import load
 from proxy.config.settings import Settings
 from proxy.server.endpoints import Declared, Endpoint, routes
-from proxy.server.gateway import Gateway, Readiness
+from proxy.server.gateway import Gateway, Note, Readiness
 from proxy.server.guard import Guard, Scope
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
@@ -50,15 +50,21 @@ class FakeGateway:
         self.guard = Guard(lambda: 0.0)
         self.ledger = Ledger()
         self.reasons: list[str] = []
+        self.notes: list[Note] = []
+        self.refused: list[str] = []
         self.surroundings = self
         self.services = self
         self.clock = self
         self.deployments = self
         self.log = self
+        self.meter = self
         self.faults: list[str] = []
 
     def error(self, event: str, **fields: Any) -> None:
         self.faults.append(f"{event} {fields['fault']}")
+
+    def rejected(self, reason: str) -> None:
+        self.refused.append(reason)
 
     def new_id(self) -> str:
         return "R1"
@@ -70,7 +76,7 @@ class FakeGateway:
         return []
 
     def readiness(self) -> Readiness:
-        return Readiness(self.reasons, [])
+        return Readiness(self.reasons, self.notes)
 
     async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
         return b"# HELP\n", "text/plain; version=0.0.4"
@@ -99,8 +105,9 @@ async def ask(
     token: bytes | None = None,
     peer: str = "127.0.0.1",
     query: bytes = b"",
+    more: tuple[tuple[bytes, bytes], ...] = (),
 ) -> Answer:
-    headers = [(b"host", b"127.0.0.1")] + ([(b"authorization", b"Bearer " + token)] if token else [])
+    headers = [(b"host", b"127.0.0.1"), *([(b"authorization", b"Bearer " + token)] if token else []), *more]
     messages: list[Message] = []
     incoming: list[Message] = [{"type": "http.request", "body": b"{}", "more_body": False}]
 
@@ -199,6 +206,13 @@ async def test_completions_know_their_client(gateway: FakeGateway, path: str) ->
     assert answer.json == {"client": "agent"}
 
 
+async def test_a_compressed_body_is_refused_as_on_the_fast_lane(gateway: FakeGateway) -> None:
+    compressed = ((b"content-encoding", b"gzip"),)
+    answer = await ask(gateway, "/v1/chat/completions", method="POST", token=TOKENS[Scope.CLIENT], more=compressed)
+    assert (answer.status, answer.json["error"]["code"]) == (415, "unsupported_media_type")
+    assert gateway.refused == ["unsupported_media_type"]
+
+
 @pytest.mark.parametrize("prefix", ["/v1/models", "/models"])
 async def test_a_client_sees_the_models_that_it_may_use(gateway: FakeGateway, prefix: str) -> None:
     token = TOKENS[Scope.CLIENT]
@@ -223,6 +237,20 @@ async def test_readiness_has_its_reasons(gateway: FakeGateway) -> None:
     answer = await ask(gateway, "/readyz")
     assert (answer.status, answer.json["reasons"]) == (503, ["draining"])
     assert (await ask(gateway, "/livez")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("token", "peer", "told"),
+    [(TOKENS[Scope.ADMIN], "10.0.0.9", True), (None, "127.0.0.1", False), (b"wrong", "127.0.0.1", False)],
+)
+async def test_what_the_file_says_is_told_to_the_admin_only(
+    gateway: FakeGateway, token: bytes | None, peer: str, told: bool
+) -> None:
+    fact, detail = "the configuration file is broken", "providers.yaml:1:1: unknown key 'chans'"
+    gateway.notes = [Note(fact, detail), Note("all is well otherwise")]
+    answer = await ask(gateway, "/readyz", token=token, peer=peer)
+    assert answer.status == 200
+    assert answer.json["notes"] == [f"{fact}: {detail}" if told else fact, "all is well otherwise"]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_a_request_that_ends_between_attempts_keeps_its_provider(tmp_path: Path,
     write(tmp_path, [begin(request, provider="groq"), end(request, provider="groq", outcome="failed")])
     drainer.drain()
     ended = rejected(1)
-    ended.end.outcome, ended.end.attempts = "client_gone", 1
+    ended = ended._replace(end=ended.end._replace(outcome="client_gone", attempts=1))
     write(tmp_path, [ended], "BOOT2")
     drainer.drain()
     (row,) = rows(tmp_path, "SELECT * FROM requests")
@@ -325,8 +325,7 @@ def test_a_record_that_the_database_will_not_have_does_not_hold_up_the_rest(
     tmp_path: Path, drainer: Drainer, events: Events
 ) -> None:
     records = completion(1)
-    absurd = end(opened(2))
-    absurd.input_tokens = 1 << 63
+    absurd = end(opened(2))._replace(input_tokens=1 << 63)
     write(tmp_path, [*records, begin(opened(2)), absurd, *completion(3)])
     while drainer.step():
         pass

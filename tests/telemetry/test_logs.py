@@ -35,8 +35,11 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.logs: Logs | None = None
 
     def lines(self) -> list[dict[str, Any]]:
+        if self.logs is not None:
+            self.logs.flush()
         return [json.loads(line) for line in self.path.read_bytes().split(b"\n") if line]
 
     def line(self) -> dict[str, Any]:
@@ -53,7 +56,9 @@ def file(tmp_path: Path) -> Iterator[File]:
 
 @pytest.fixture
 def logs(file: File) -> Logs:
-    return Logs(file.fd, redact=Redactor([SECRET]), wall=lambda: WALL)
+    logs = Logs(file.fd, redact=Redactor([SECRET]), wall=lambda: WALL)
+    file.logs = logs
+    return logs
 
 
 def test_a_request_is_one_line_with_time_level_and_event_first(file: File, logs: Logs) -> None:
@@ -140,6 +145,16 @@ def test_odd_values_are_written_somehow(file: File, logs: Logs, value: object) -
     assert [line["event"] for line in file.lines()] == ["odd", "request"]
 
 
+def test_lines_of_requests_are_written_together_and_before_any_other_line(file: File, logs: Logs) -> None:
+    logs.request(ROW)
+    assert file.path.read_bytes() == b"", "held until the next tick"
+    logs.warning("odd")
+    assert [line["event"] for line in file.lines()] == ["request", "odd"]
+    for _ in range(64):
+        logs.request(ROW)
+    assert file.path.read_bytes().count(b"\n") == 66, "nor are more than 64 held"
+
+
 def test_a_closed_descriptor_is_survived_and_counted() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -147,6 +162,7 @@ def test_a_closed_descriptor_is_survived_and_counted() -> None:
     logs = Logs(writing)
     logs.info("into the void")
     logs.request(ROW)
+    logs.flush()
     assert logs.dropped == 2
 
 
@@ -155,7 +171,9 @@ def test_a_full_pipe_does_not_block_and_the_loss_is_told_later() -> None:
     logs = Logs(writing, wall=lambda: WALL)
     while not logs.dropped:
         logs.request(ROW)
+        logs.flush()
     logs.request(ROW)
+    logs.flush()
     assert logs.dropped == 2
     assert os.get_blocking(writing), "the descriptor is shared with others and stays as it was"
     received = b""

@@ -10,9 +10,17 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxy.core.errors import ErrorClass
+from proxy.core.errors import BadHttp, BudgetExceeded, ErrorClass, HeadersTooLarge, InvalidJson, RequestTooLarge, UriTooLong
 from proxy.core.usage import Usage
-from proxy.telemetry.families import ATTEMPT_OUTCOMES, EVENTS, FAMILIES, REQUEST_OUTCOMES, TOKEN_KINDS, rejection_reasons
+from proxy.telemetry.families import (
+    ATTEMPT_OUTCOMES,
+    EVENTS,
+    FAMILIES,
+    REASONS,
+    REQUEST_OUTCOMES,
+    TOKEN_KINDS,
+    rejection_reasons,
+)
 from proxy.telemetry.metrics import MAX_GAUGED_DEPLOYMENTS, MAX_SERIES, DeploymentState, Metrics, Sources
 
 pytestmark = pytest.mark.unit
@@ -153,11 +161,25 @@ def test_an_unknown_price_counts_as_unpriced_and_not_as_free() -> None:
 def test_rejections_of_an_unknown_kind_are_other() -> None:
     metrics = Metrics()
     metrics.rejected("budget_exceeded")
-    metrics.count("rejected_" + "x" * 1000)
-    metrics.count("rejected_size")
+    metrics.rejected("x" * 1000)
     assert value(metrics, "tollbridge_rejected_total", reason="budget_exceeded") == 1
     assert value(metrics, "tollbridge_rejected_total", reason="other") == 1
-    assert value(metrics, "tollbridge_rejected_total", reason="size") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("request_too_large", "size"),
+        ("headers_too_large", "size"),
+        ("uri_too_long", "size"),
+        ("bad_http_request", "smuggle"),
+        ("invalid_json", "invalid_json"),
+    ],
+)
+def test_what_is_too_large_or_could_be_misread_is_one_reason_each(code: str, reason: str) -> None:
+    metrics = Metrics()
+    metrics.rejected(code)
+    assert value(metrics, "tollbridge_rejected_total", reason=reason) == 1
 
 
 def test_several_keys_of_one_target_show_the_worst_of_them() -> None:
@@ -209,9 +231,7 @@ def test_every_event_that_the_code_counts_has_a_name() -> None:
         for path in (ROOT / "proxy").rglob("*.py")
         for name in re.findall(r"(?:meter|metrics)\.count\(\s*\"(\w+)\"\s*[,)]", path.read_text(encoding="utf-8"))
     }
-    rejections = {name.removeprefix("rejected_") for name in counted if name.startswith("rejected_")}
-    assert rejections <= rejection_reasons()
-    assert {name for name in counted if not name.startswith("rejected_")} <= set(EVENTS)
+    assert counted <= set(EVENTS)
 
 
 def test_hostile_label_values_are_escaped() -> None:
@@ -250,7 +270,10 @@ def test_the_documented_queries_ask_for_metrics_that_there_are() -> None:
 
 def test_the_closed_lists_follow_the_errors() -> None:
     assert set(ATTEMPT_OUTCOMES) == {"ok", *ErrorClass}
-    assert {"invalid_json", "budget_exceeded", "request_too_large"} <= rejection_reasons()
+    codes = {cls.code for cls in (InvalidJson, BudgetExceeded, RequestTooLarge, HeadersTooLarge, UriTooLong, BadHttp)}
+    assert set(REASONS) < codes
+    assert {"invalid_json", "budget_exceeded", "size", "smuggle"} <= rejection_reasons()
+    assert not rejection_reasons() & set(REASONS)
 
 
 @pytest.mark.performance
