@@ -240,10 +240,10 @@ class ChatStream:
                 (choice,) = chunk["choices"]
                 delta = choice["delta"]
                 content = delta["content"]
-                if type(content) is str and content and len(delta) == 1 and choice["finish_reason"] is None:
-                    if "error" not in chunk and "x_groq" not in chunk and not chunk.get("usage"):
-                        texts.append(content)
-                        continue
+                plain = type(content) is str and content and len(delta) == 1 and choice["finish_reason"] is None
+                if plain and "error" not in chunk and "x_groq" not in chunk and not chunk.get("usage"):
+                    texts.append(content)
+                    continue
             except (KeyError, TypeError, ValueError):
                 pass  # something else, which is looked at closely
             if texts:
