@@ -91,7 +91,7 @@ def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a drained segment may be deleted: the commit must be on the disk
-        connection.execute("PRAGMA cache_size = -16000")
+        connection.execute("PRAGMA cache_size = -6000")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")  # 16 MiB: a page that many batches touch is copied once
         connection.execute("PRAGMA journal_size_limit = 67108864")
     except BaseException:
