@@ -241,6 +241,7 @@ class Runtime:
         self.logs.set_redactor(services.redact)
         self.logs.set_level(settings.server.log_level)
         services.budgets.keep(settings.clients)
+        services.deployments.layouts.clear()  # they are of chains that are gone; the deployments' state stays
         self.metrics.config_reloaded(True)
         self.logs.info("config_reloaded", hash=settings.hash)
         for what in _needs_restart(before, settings):

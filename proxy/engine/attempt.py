@@ -130,7 +130,8 @@ class Attempt:
         if fields.get(b"content-encoding", b"identity").lower() not in (b"", b"identity"):
             raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is compressed, which was not asked for", status=status)
         content_type = fields.get(b"content-type", b"").lower()
-        self.reset_s = exhausted_reset_s(response.headers, wall=self._clock.wall())
+        if b"0" in fields.values():  # `remaining: 0`, perhaps
+            self.reset_s = exhausted_reset_s(response.headers, wall=self._clock.wall())
         if not request.stream:
             if content_type.startswith((b"text/html", b"text/event-stream")):
                 what = content_type.decode("latin-1")[:60]

@@ -110,7 +110,9 @@ class Relay:
         services.deadlines.watch(self._control)
         try:
             try:
-                await self._admit()
+                if not services.prices.ready:
+                    await self._wait_for_prices()
+                self._admit()
                 await self._walk()
             except ProxyError as error:
                 outcome = "rejected" if isinstance(error, CallerError) else "failed"
@@ -137,15 +139,13 @@ class Relay:
 
     # -- admission
 
-    async def _admit(self) -> None:
+    def _admit(self) -> None:
         services, exchange = self._services, self._exchange
         client, request = exchange.client, exchange.request
         chain = exchange.settings.resolve(request.model)
         if chain is None:
             raise ModelNotFound(_no_such_model(request.model), param="model")
         self._chain = self._books.chain = chain
-        if not services.prices.ready:
-            await self._wait_for_prices(chain)
         if client is not None:
             if client.chains is not None and (chain.direct or chain.name not in client.chains):
                 allowed = ", ".join(sorted(client.chains))
@@ -157,11 +157,13 @@ class Relay:
                 self._hold = services.budgets.reserve(client, bound, wall)
         self._make_plan()
 
-    async def _wait_for_prices(self, chain: Chain) -> None:
+    async def _wait_for_prices(self) -> None:
         """In the first second of a first start the price data may not be read yet: only a target that needs it waits."""
-        services = self._services
+        services, exchange = self._services, self._exchange
+        chain = exchange.settings.resolve(exchange.request.model)
         wall = services.clock.wall()
-        needed = any(target.provider.enabled and services.prices.rates(target, wall) is None for target in chain.targets)
+        targets = chain.targets if chain is not None else ()
+        needed = any(target.provider.enabled and services.prices.rates(target, wall) is None for target in targets)
         if needed and services.warming is not None:
             await asyncio.wait([services.warming], timeout=PRICES_WAIT_S)
 
@@ -441,6 +443,8 @@ class Relay:
 
     def _is_doubtful(self, usage: Usage, attempt: Attempt) -> bool:
         request = self._exchange.request
+        if usage.input_tokens <= request.body_bytes and usage.output_tokens <= attempt.text_bytes:
+            return False  # a token is a byte at least
         limit = request.max_output_tokens
         return suspect(
             usage,

@@ -39,7 +39,7 @@ class Plan:
 
     `soonest_s`: without candidates, when the first target may be tried; `cooling_s`: the same if what is in the way is a cooldown
     and nothing else, so that a short one is worth waiting for. `lacking`: set when features are what rules out every target that
-    could otherwise be used ("lacks tools"). Both lists are shared between plans and must not be changed.
+    could otherwise be used ("lacks tools"). Plans and their lists are shared between requests and must not be changed.
     """
 
     candidates: list[Candidate]
@@ -96,7 +96,7 @@ def plan(
             if deployment.unusable(now) is not None:
                 break
         else:
-            return Plan(view.candidates, view.trace, None, view.lacking)
+            return view.healthy
     return _plan_now(layout, view, now, request_tokens, trickle)
 
 
@@ -128,13 +128,17 @@ class _Row:
 
 @dataclass(slots=True)
 class _View:
-    """A layout for one set of needs, turn and preference."""
+    """A layout for one set of needs, turn and preference. `healthy` is the plan while nothing stands in the way."""
 
     rows: list[_Row]
     candidates: list[Candidate]
     deployments: list[Deployment]
     trace: list[dict[str, Any]]
     lacking: str | None
+    healthy: Plan = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.healthy = Plan(self.candidates, self.trace, None, self.lacking)
 
 
 @dataclass(slots=True)
