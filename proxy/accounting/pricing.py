@@ -89,6 +89,18 @@ class Rates:
                 if usage.input_tokens > above:
                     band = step
         total = usage.input_tokens * band.input + usage.output_tokens * band.output + band.request
+        if not usage.plain:
+            total += self._parts(usage, band)
+        cost, rest = divmod(total, self.unit)
+        if not rest:
+            return cost
+        rest *= 2
+        return cost + 1 if rest > self.unit or (rest == self.unit and cost & 1) else cost
+
+    @staticmethod
+    def _parts(usage: Usage, band: Band) -> int:
+        """What cached, audio and reasoning tokens cost more or less than plain ones."""
+        total = 0
         room = usage.input_tokens
         if count := usage.cached_input_tokens:
             room -= (count := min(count, room))
@@ -104,9 +116,7 @@ class Rates:
             total += count * band.reasoning
         if count := usage.output_audio_tokens:
             total += min(count, room) * band.output_audio
-        cost, rest = divmod(total, self.unit)
-        rest *= 2
-        return cost + 1 if rest > self.unit or (rest == self.unit and cost & 1) else cost
+        return total
 
     def bound_nusd(self, input_tokens: int, output_tokens: int) -> int:
         """The most that so many tokens can cost, whatever kind they turn out to be. Rounded up."""

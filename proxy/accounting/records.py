@@ -143,14 +143,15 @@ _PARTS = {"request": LAYOUT[RequestOpen], "end": LAYOUT[RequestEnd]}
 
 def positional(record: Record) -> tuple[Any, ...]:
     """The array that is journalled, made of plain tuples: orjson writes no subclass of them."""
-    kind = type(record)
-    if kind is End or kind is Begin:
-        part = record[-1]
-        return ("E" if kind is End else "B", *record[:-1], None if part is None else tuple(part))  # type: ignore[arg-type]
-    if isinstance(record, Progress):
-        return ("P", *record)
-    assert isinstance(record, Rejected)
-    return ("R", tuple(record.request), tuple(record.end))
+    return _POSITIONAL[type(record)](record)
+
+
+_POSITIONAL: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    Begin: lambda r: ("B", *r[:-1], None if r.request is None else tuple(r.request)),
+    Progress: lambda r: ("P", *r),
+    End: lambda r: ("E", *r[:-1], None if r.end is None else tuple(r.end)),
+    Rejected: lambda r: ("R", tuple(r.request), tuple(r.end)),
+}
 
 
 def pick(of: type, *names: str) -> Callable[[Fields], Any]:

@@ -35,6 +35,7 @@ SLACK_TOKENS: Final = 1_024
 BYTES_PER_TOKEN: Final = 4
 _TICKS_PER_NUSD: Final = 10  # xAI: 1 USD is 10,000,000,000 ticks
 _WRONG: Final = -1
+_PROVIDER: Final = UsageSource.PROVIDER
 _OWN_NAMES: Final = frozenset(
     (
         "cached_tokens",
@@ -82,9 +83,7 @@ def usage_from_openai(obj: Mapping[str, Any], quirks: Quirks) -> Usage | None:
             output_tokens += reasoning
         output_audio = _part(details.get("audio_tokens"), output_tokens)
     provider_cost = _provider_cost(obj) if own_names else None
-    return Usage(
-        input_tokens, output_tokens, cached, written, reasoning, input_audio, output_audio, UsageSource.PROVIDER, provider_cost
-    )
+    return Usage(input_tokens, output_tokens, cached, written, reasoning, input_audio, output_audio, _PROVIDER, provider_cost)
 
 
 def _input_parts(obj: Mapping[str, Any], details: Mapping[str, Any], input_tokens: int) -> tuple[int, int, int]:

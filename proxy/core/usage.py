@@ -30,3 +30,14 @@ class Usage:
     output_audio_tokens: int = 0
     source: UsageSource = UsageSource.PROVIDER
     provider_cost_nusd: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but input and output: no part of either is of a kind of its own."""
+        return not (
+            self.cached_input_tokens
+            or self.cache_write_tokens
+            or self.reasoning_tokens
+            or self.input_audio_tokens
+            or self.output_audio_tokens
+        )

@@ -32,6 +32,8 @@ MAX_HELD_BYTES = 1024 * 1024  # of events before the first content
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
+_TTFB_TIMEOUT = ErrorClass.TTFB_TIMEOUT  # members that are needed for every request; looked up on their class they are slow
+
 Headers = Callable[["Attempt", bytes], HeaderList]
 
 
@@ -119,7 +121,7 @@ class Attempt:
         first_token_s = timeouts.first_token_s
         if first_token_s is None:
             first_token_s = FIRST_TOKEN_STREAM_S if request.stream and not target.reasoning else FIRST_TOKEN_WHOLE_S
-        self._arm(ErrorClass.TTFB_TIMEOUT, self.started_at + first_token_s, total_at)
+        self._arm(_TTFB_TIMEOUT, self.started_at + first_token_s, total_at)
         response = self._response = await transport.send(
             head, self.outbound.body, connect_timeout_s=timeouts.connect_s, fresh=fresh
         )

@@ -154,7 +154,7 @@ class Books:
                 used.reasoning_tokens,
                 used.input_audio_tokens,
                 used.output_audio_tokens,
-                used.source.value if usage is not None else None,
+                str(used.source) if usage is not None else None,
                 cost_nusd,
                 price_source,
                 at_risk,

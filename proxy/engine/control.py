@@ -21,6 +21,9 @@ _MESSAGES: dict[ErrorClass, str] = {
 }
 
 
+_TTFB_TIMEOUT = ErrorClass.TTFB_TIMEOUT
+
+
 class Control:
     """Implements `Watched`. One per request; lives as long as its task."""
 
@@ -29,7 +32,7 @@ class Control:
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task
         self.deadline = NEVER
-        self.phase = ErrorClass.TTFB_TIMEOUT  # what it means when the deadline passes
+        self.phase = _TTFB_TIMEOUT  # what it means when the deadline passes
         self.reason: ErrorClass | None = None
         self.gone = False
 

@@ -84,6 +84,7 @@ class _Step:
 
 
 _FIRST_STEP = _Step(0)
+_OK, _CLIENT_GONE = Effect.OK, ErrorClass.CLIENT_GONE  # needed for every request; looked up on their class they are slow
 
 
 class Relay:
@@ -300,10 +301,10 @@ class Relay:
         if usage is None:
             usage = await self._counted(attempt)
         now = self._services.clock.monotonic()
-        attempt.permit.release(Effect.OK if attempt.reset_s is None else Effect.RATE, now, attempt.reset_s)
+        attempt.permit.release(_OK if attempt.reset_s is None else Effect.RATE, now, attempt.reset_s)
         self._books.end(attempt, "ok", now, usage=usage, closing=OK)
         self._note_oddities(attempt)
-        self._control.phase = ErrorClass.CLIENT_GONE
+        self._control.phase = _CLIENT_GONE
         self._control.deadline = now + WRITE_STALL_S
         if attempt.committed:
             await self._sink.finish(last)

@@ -15,32 +15,25 @@ MAX_PROVIDERS = 1_000
 class RetryBudget:
     """The bucket of one provider. It starts with what one second brings."""
 
-    __slots__ = ("_at", "_tokens")
+    __slots__ = ("_at", "_tokens", "firsts")
 
     def __init__(self, now: float) -> None:
         self._at = now
         self._tokens = PER_SECOND
+        self.firsts = 0  # first attempts that are not yet in the bucket: counted on the hot path, poured in when one is taken
 
-    @property
-    def tokens(self) -> float:
-        return self._tokens
-
-    def on_first_attempt(self, now: float) -> None:
-        self._refill(now, PER_ATTEMPT)
+    def tokens(self, now: float) -> float:
+        elapsed_s = max(0.0, now - self._at)
+        return min(CAPACITY, self._tokens + self.firsts * PER_ATTEMPT + elapsed_s * PER_SECOND)
 
     def take(self, now: float) -> bool:
-        self._refill(now, 0.0)
+        self._tokens = self.tokens(now)
+        self._at = max(self._at, now)
+        self.firsts = 0
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0
         return True
-
-    def _refill(self, now: float, extra: float) -> None:
-        elapsed_s = now - self._at
-        if elapsed_s > 0:
-            self._at = now
-            extra += elapsed_s * PER_SECOND
-        self._tokens = min(CAPACITY, self._tokens + extra)
 
 
 class RetryBudgets:
@@ -52,7 +45,7 @@ class RetryBudgets:
         self._buckets: dict[str, RetryBudget] = {}
 
     def on_first_attempt(self, provider: str, now: float) -> None:
-        (self._buckets.get(provider) or self._new(provider, now)).on_first_attempt(now)
+        (self._buckets.get(provider) or self._new(provider, now)).firsts += 1
 
     def take(self, provider: str, now: float) -> bool:
         return (self._buckets.get(provider) or self._new(provider, now)).take(now)

@@ -24,6 +24,7 @@ from proxy.core.redact import Redactor
 MAX_LINE_BYTES = 8_192
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _LONG_VALUE = 512  # characters that a text keeps in a line that is too long
+_INFO = LEVELS["info"]
 _HELD_LINES = 64
 _CLEAN_VALUES = 1_024  # names remembered as free of secrets
 # C1 controls (JSON escapes C0), line separators, marks and overrides of direction (UAX #9), zero-width characters
@@ -53,6 +54,8 @@ class Logs:
         self._second = -1
         self._stamp = ""
         self._clean: set[str] = set()
+        self._prefix_ms = -1
+        self._prefix = b""  # of a request's line in that millisecond
         self._held: list[
             bytes
         ] = []  # lines of requests, written together: a write each would cost more than the rest of the line
@@ -72,13 +75,11 @@ class Logs:
 
     def request(self, fields: dict[str, Any]) -> None:
         """The line of a request that has ended; the hot path. Only `model` and `error` can hold words that are not ours."""
-        if self._threshold > LEVELS["info"]:
+        if self._threshold > _INFO:
             return
-        model = fields.get("model")
-        if model is not None and model not in self._clean:
-            fields = {**fields, "model": self._checked(model)}
-        if fields.get("error") is not None:
-            fields = {**fields, "error": self._redacted(fields["error"])}
+        if fields.get("model") not in self._clean or fields.get("error") is not None:
+            checks = {"model": self._checked, "error": self._redacted}
+            fields = {name: checks[name](value) if name in checks else value for name, value in fields.items()}
         try:
             body = orjson.dumps(fields)
         except TypeError:
@@ -86,8 +87,12 @@ class Logs:
         if not body.isascii() or not 2 < len(body) < MAX_LINE_BYTES - 128:
             self._line({"time": self._time(), "level": "info", "event": "request", **fields})
             return
+        now_ms = int(self._wall() * 1000)
+        if now_ms != self._prefix_ms:
+            self._prefix_ms = now_ms
+            self._prefix = b'{"time":"%b","level":"info","event":"request",' % self._time().encode()
         held = self._held
-        held.append(b'{"time":"%b","level":"info","event":"request",%b\n' % (self._time().encode(), body[1:]))
+        held.append(self._prefix + body[1:] + b"\n")
         if len(held) >= _HELD_LINES:
             self.flush()
 

@@ -57,7 +57,7 @@ def test_with_everything_failing_at_most_a_third_is_added() -> None:
     requests = int(60 * RATE)
     for n in range(requests):
         now = n / RATE
-        budget.on_first_attempt(now)
+        budget.firsts += 1
         sent += 1
         while budget.take(now):
             sent += 1
@@ -74,7 +74,7 @@ def test_an_upstream_that_fails_throughout_gets_little_and_is_never_forgotten() 
     for n in range(requests):
         now = n / RATE
         for candidate in plan(only, state, now, needs=NOTHING, trickle=trickle).candidates:
-            budget.on_first_attempt(now)
+            budget.firsts += 1
             permit = candidate.deployment.acquire(now)
             while permit is not None:
                 permit.release(Effect.FAIL, now)
@@ -88,5 +88,5 @@ def test_an_upstream_that_fails_throughout_gets_little_and_is_never_forgotten() 
 
 def test_the_budget_is_capped() -> None:
     budget = RetryBudget(0.0)
-    budget.on_first_attempt(1e6)
-    assert budget.tokens == 200
+    budget.firsts += 1
+    assert budget.tokens(1e6) == 200
