@@ -2,7 +2,7 @@
 
 Pure. Within a batch an attempt's end hides its begin and progress, a request's end its running state; what a batch does not hold
 (the begin of a long stream) is already in the tables, and `ledger.py` puts the two together. Records stay the arrays that they are
-in the journal; `pick` of accounting/records.py takes fields out of them.
+in the journal, known by position.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.accounting.records import LAYOUT, Begin, End, Fields, Progress, Rejected, RequestEnd, RequestOpen, pick, positional
+from proxy.accounting.records import LAYOUT, Begin, End, Fields, Progress, Rejected, RequestEnd, RequestOpen, positional
 
-_BEGIN_SIZE, _PROGRESS_SIZE, _END_SIZE = len(LAYOUT[Begin]), len(LAYOUT[Progress]), len(LAYOUT[End])
-_REJECTED_SIZE, _OPEN_SIZE, _CLOSE_SIZE = len(LAYOUT[Rejected]), len(LAYOUT[RequestOpen]), len(LAYOUT[RequestEnd])
+_BEGIN_SIZE, _PROGRESS_SIZE = len(LAYOUT[Begin]), len(LAYOUT[Progress])
+_END_SIZE, _REJECTED_SIZE = len(LAYOUT[End]), len(LAYOUT[Rejected])
+_ATTEMPT_ID, _REQUEST_ID = 1, 2  # of a Begin and of an End
 _REQUEST, _CLOSE = LAYOUT[Begin].index("request"), LAYOUT[End].index("end")
-_begin_ids = pick(Begin, "attempt_id", "request_id")
-_end_ids = pick(End, "attempt_id", "request_id")
+_LAST_OF_OPEN, _LAST_OF_CLOSE = len(LAYOUT[RequestOpen]) - 1, len(LAYOUT[RequestEnd]) - 1  # IndexError for a shorter one
 
 
 @dataclass(slots=True)
@@ -32,44 +32,43 @@ class Batch:
     unreadable: int = 0
 
     def add(self, records: list[Fields], writer: str) -> None:
+        """One loop and no calls of its own: it runs twice for every request."""
+        begins, ends, opens, latest, closes = self.begins, self.ends, self.opens, self.latest, self.closes
         for record in records:
             try:
-                self._add(record, writer)
+                kind, size = record[0], len(record)
+                if kind == "E" and size >= _END_SIZE:
+                    if (close := record[_CLOSE]) is not None:
+                        close[_LAST_OF_CLOSE]
+                        closes.setdefault(record[_REQUEST_ID], (close, record))
+                    ends.setdefault(record[_ATTEMPT_ID], record)
+                elif kind == "B" and size >= _BEGIN_SIZE:
+                    attempt_id, request_id = record[_ATTEMPT_ID], record[_REQUEST_ID]
+                    if (opened := record[_REQUEST]) is not None:
+                        opened[_LAST_OF_OPEN]
+                        opens.setdefault(request_id, opened)
+                    begins.setdefault(attempt_id, (record, writer))
+                    latest[request_id] = attempt_id
+                else:
+                    self._add_rare(record, kind, size)
             except (IndexError, KeyError, TypeError):
                 self.unreadable += 1
 
-    def interrupt(self, request_id: str, attempts: int) -> None:
-        """The end of a request whose process died."""
-        self.closes[request_id] = (("interrupted", None, attempts, None, None, None, None, None, [], []), None)
-
-    def _add(self, record: Fields, writer: str) -> None:
-        kind, size = record[0], len(record)
-        if kind == "E" and size >= _END_SIZE:
-            attempt_id, request_id = _end_ids(record)
-            close = record[_CLOSE]
-            if close is not None:
-                _expect(close, _CLOSE_SIZE)
-                self.closes.setdefault(request_id, (close, record))
-            self.ends.setdefault(attempt_id, record)
-        elif kind == "B" and size >= _BEGIN_SIZE:
-            attempt_id, request_id = _begin_ids(record)
-            opened = record[_REQUEST]
-            if opened is not None:
-                _expect(opened, _OPEN_SIZE)
-                self.opens.setdefault(request_id, opened)
-            self.begins.setdefault(attempt_id, (record, writer))
-            self.latest[request_id] = attempt_id
-        elif kind == "P" and size >= _PROGRESS_SIZE:
+    def _add_rare(self, record: Fields, kind: str, size: int) -> None:
+        if kind == "P" and size >= _PROGRESS_SIZE:
             _, attempt_id, tokens, *_ = record
             self.progress[attempt_id] = max(self.progress.get(attempt_id, 0), tokens)
         elif kind == "R" and size >= _REJECTED_SIZE:
             _, opened, close, *_ = record
-            _expect(opened, _OPEN_SIZE)
-            _expect(close, _CLOSE_SIZE)
+            opened[_LAST_OF_OPEN], close[_LAST_OF_CLOSE]
             self.opens.setdefault(opened[0], opened)
             self.closes.setdefault(opened[0], (close, None))
         else:
             self.unreadable += 1
+
+    def interrupt(self, request_id: str, attempts: int) -> None:
+        """The end of a request whose process died."""
+        self.closes[request_id] = (("interrupted", None, attempts, None, None, None, None, None, [], []), None)
 
     def running_attempts(self) -> list[tuple[Fields, str]]:
         """Begins whose ends are not in the batch, with their writers."""
@@ -91,11 +90,6 @@ class Batch:
                 request_id, _, n = attempt_id.rpartition("-")
                 rows.append((tokens, request_id, int(n)))
         return rows
-
-
-def _expect(fields: Fields, size: int) -> None:
-    if len(fields) < size:
-        raise IndexError
 
 
 def interrupted_attempt(row: dict[str, Any]) -> Fields:
