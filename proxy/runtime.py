@@ -30,6 +30,7 @@ from proxy.engine.services import Services
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle
 from proxy.routing.retry_budget import RetryBudgets
+from proxy.server.fiber import new_waiter
 from proxy.server.gateway import Gateway, Note, Readiness
 from proxy.storage.queries import Queries
 from proxy.telemetry.logs import Logs, capture
@@ -75,7 +76,7 @@ class Runtime:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.journal = Journal(settings.data_dir / "journal", boot_id=new_id(), clock=clock)
         self.ledger = Queries(settings.data_dir)
-        self.native = NativeTransport(clock)
+        self.native = NativeTransport(clock, new_waiter=new_waiter)
         self.metrics = Metrics(
             Sources(
                 deployments=self._deployment_states,

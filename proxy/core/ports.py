@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 HeaderList = Sequence[tuple[bytes, bytes]]
 
@@ -16,9 +16,11 @@ class Clock(Protocol):
     def wall(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Whom to connect to, and how. Hashable: one connection pool each. `proxy_url` is an `http://[user:pass@]host:port` for CONNECT."""
+class Origin(NamedTuple):
+    """Whom to connect to, and how. One connection pool each, found by its hash for every request.
+
+    `proxy_url` is an `http://[user:pass@]host:port` for CONNECT.
+    """
 
     scheme: str
     host: str

@@ -6,8 +6,7 @@ deadline costs an attribute write, and no wait in the engine needs a timeout of 
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from typing import Protocol
 
 from proxy.core.deadlines import NEVER
 from proxy.core.errors import ErrorClass, UpstreamError
@@ -24,12 +23,19 @@ _MESSAGES: dict[ErrorClass, str] = {
 _TTFB_TIMEOUT = ErrorClass.TTFB_TIMEOUT
 
 
+class Task(Protocol):
+    """What runs the request: asyncio's task, or one that behaves like it."""
+
+    def cancel(self) -> bool: ...
+    def uncancel(self) -> int: ...
+
+
 class Control:
     """Implements `Watched`. One per request; lives as long as its task."""
 
     __slots__ = ("_task", "deadline", "gone", "phase", "reason")
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
         self.deadline = NEVER
         self.phase = _TTFB_TIMEOUT  # what it means when the deadline passes

@@ -5,8 +5,8 @@ request that two servers might read differently.
 
     idle -> head -> body -> answering -> idle        deadlines: keep-alive, 10 s, 30 s and a least rate, the engine's own
 
-uvicorn keeps one cycle a request and starts it by `run_asgi`; `FastCycle` is such a cycle that runs the engine instead of an application,
-so pipelining, task tracking and graceful shutdown stay uvicorn's.
+uvicorn keeps one cycle a request; `FastCycle` is such a cycle that runs the engine instead of an application, in a fiber of its own.
+Pipelining stays uvicorn's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 import httptools
 import orjson
-from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -41,6 +40,7 @@ from proxy.core.ports import HeaderList
 from proxy.dialects.openai_request import error_object
 from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
+from proxy.server.fiber import Fiber
 from proxy.server.gateway import Gateway
 
 HEAD_S = 10.0
@@ -104,14 +104,15 @@ class FastCycle:
         self.response_complete = False
         self.message_event = _NO_EVENT  # uvicorn sets it to wake an application; nothing waits for it here
 
-    async def run_asgi(self, app: ASGI3Application) -> None:
-        """Started by uvicorn as a task of its own; the application is not asked."""
-        task = asyncio.current_task()
-        assert task is not None
-        control = self.control = Control(task)
-        if self.disconnected:
-            return
-        protocol = self._protocol
+    def run(self) -> None:
+        """Called by the event loop, and by nothing that runs in a task."""
+        if not self.disconnected:
+            protocol = self._protocol
+            fiber = Fiber(protocol.loop)
+            self.control = Control(fiber)
+            fiber.start(self._serve(protocol, self.control))
+
+    async def _serve(self, protocol: FastProtocol, control: Control) -> None:
         try:
             await protocol.gateway.chat(self.headers, bytes(self.body), self.client, self, control, request_id=self.request_id)
         except asyncio.CancelledError:
@@ -148,8 +149,10 @@ class FastCycle:
         elif self._head:
             data = self._head + data
         self._head = b""
-        self._send(data)
-        return not self._protocol.flow.write_paused
+        protocol = self._protocol
+        if not self.disconnected:
+            protocol.transport.write(data)
+        return not protocol.flow.write_paused
 
     async def drain(self) -> None:
         flow = self._protocol.flow
@@ -304,7 +307,7 @@ class FastProtocol(HttpToolsProtocol):
         fast.body = data[body_at:]
         fast.more_body = False
         self.cycle = fast  # type: ignore[assignment]
-        self._start_asgi_task(fast, self.app)  # type: ignore[arg-type]
+        fast.run()
         return True
 
     def expire(self, now: float) -> None:
@@ -432,7 +435,7 @@ class FastProtocol(HttpToolsProtocol):
         self.cycle = fast  # type: ignore[assignment]
         if idle:
             self._began = fast
-            self._start_asgi_task(fast, self.app)  # type: ignore[arg-type]
+            self.loop.call_soon(fast.run)  # not at once: this is inside the parser
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((fast, self.app))  # type: ignore[arg-type]
@@ -443,8 +446,12 @@ class FastProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            following: Any
+            following, app = self.pipeline.pop()
+            if isinstance(following, FastCycle):
+                self.loop.call_soon(following.run)  # not at once: this is inside the last one's fiber
+            else:
+                self._start_asgi_task(following, app)
         elif self._reading_since is None and not self._lingering:
             self.deadline = self._monotonic() + KEEP_ALIVE_S
 

@@ -12,7 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import Origin, RequestHead
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_S = 55.0
 MAX_IDLE = 256
+T = TypeVar("T")
 
 
 class HttpxTransport:
@@ -36,6 +37,9 @@ class HttpxTransport:
         self.in_use = 0
 
     async def send(self, head: RequestHead, body: bytes, *, connect_timeout_s: float, fresh: bool = False) -> HttpxResponse:
+        return await _as_task(self._send(head, body, connect_timeout_s, fresh))
+
+    async def _send(self, head: RequestHead, body: bytes, connect_timeout_s: float, fresh: bool) -> HttpxResponse:
         import httpx2  # see above
 
         origin = head.origin
@@ -143,7 +147,7 @@ class HttpxResponse:
         import httpx2  # see above: imported long ago when this runs
 
         try:
-            data = b"" if self._ended else await anext(self._body, b"")
+            data = b"" if self._ended else await _as_task(self._next())
         except (httpx2.HTTPError, OSError) as error:
             self._ended = True
             raise _inside_body(error, self._received) from error
@@ -151,11 +155,21 @@ class HttpxResponse:
         self._ended = not data
         return data
 
+    async def _next(self) -> bytes:
+        return await anext(self._body, b"")
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             self._transport.release(None if self._ended else self._response)
             self._ended = True
+
+
+async def _as_task(call: Coroutine[Any, Any, T]) -> T:
+    """anyio, under httpx2, knows asyncio's own tasks only: whoever runs in anything else has one made for the call."""
+    if isinstance(asyncio.current_task(), asyncio.Task):
+        return await call
+    return await asyncio.get_running_loop().create_task(call)
 
 
 class _Exchange:

@@ -8,10 +8,11 @@ idle ── exchange() ──> busy ── release(), whole and keep-alive ─�
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from proxy.core.ports import Origin
-from proxy.upstream.response import NativeResponse
+from proxy.upstream.response import NativeResponse, Waiter
 
 JOIN_BELOW_BYTES = 64 * 1024  # a larger body goes as a write of its own rather than be copied
 
@@ -24,14 +25,14 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    __slots__ = ("_gone", "_loop", "_owner", "_response", "_served", "idle_since", "origin", "transport")
+    __slots__ = ("_gone", "_new_waiter", "_owner", "_response", "_served", "idle_since", "origin", "transport")
 
-    def __init__(self, owner: Owner, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Owner, origin: Origin, new_waiter: Callable[[], Waiter]) -> None:
         self.transport: asyncio.Transport | None = None
         self.origin = origin
         self.idle_since = 0.0
         self._owner = owner
-        self._loop = loop
+        self._new_waiter = new_waiter
         self._response: NativeResponse | None = None
         self._served = False
         self._gone = False
@@ -40,7 +41,7 @@ class Connection(asyncio.Protocol):
         """Write a request; its response fills as bytes arrive, also while the request is still being written."""
         assert self.transport is not None
         assert self._response is None
-        response = NativeResponse(self, self._loop, reused=self._served)
+        response = NativeResponse(self, self._new_waiter, reused=self._served)
         self._response = response
         self._served = True
         if self._gone or self.transport.is_closing():  # lost, or the peer spoke, before anyone listened
@@ -80,9 +81,10 @@ class Connection(asyncio.Protocol):
         self.connection_lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._response is not None:
-            self._response.end_of_input(exc)
-            self._response.keep_alive = False
+        response = self._response
+        if response is not None:
+            response.keep_alive = False
+            response.end_of_input(exc)
         else:
             self.drop()
 

@@ -20,26 +20,35 @@ from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import Clock, Origin, RequestHead
 from proxy.upstream.connection import Connection
 from proxy.upstream.resolve import Resolver
-from proxy.upstream.response import NativeResponse
+from proxy.upstream.response import NativeResponse, Waiter
 from proxy.upstream.tls import client_context
 
 MAX_ADDRESSES = 4  # tried of those that a name has
 
 
+def _future() -> Waiter:
+    return asyncio.get_running_loop().create_future()
+
+
 class NativeTransport:
-    """`core.ports.UpstreamTransport`. `resolver`: from a host name to addresses; raises UpstreamError(dns)."""
+    """`core.ports.UpstreamTransport`. `resolver`: from a host name to addresses; raises UpstreamError(dns).
+
+    `new_waiter` is what a response's reader waits on: a future, unless whoever runs the requests has something quicker.
+    """
 
     def __init__(
         self,
         clock: Clock,
         *,
         resolver: Callable[[str], Awaitable[Sequence[str]]] | None = None,
+        new_waiter: Callable[[], Waiter] = _future,
         max_idle_per_origin: int = 256,
         idle_s: float = 55.0,
     ) -> None:
         self._clock = clock
         self._own_resolver = Resolver(clock)
         self._resolve = resolver or self._own_resolver
+        self._new_waiter = new_waiter
         self._max_idle = max_idle_per_origin
         self._idle_s = idle_s
         self._idle: dict[Origin, dict[Connection, None]] = {}
@@ -137,7 +146,7 @@ class NativeTransport:
         deadline = loop.time() + timeout_s
         addresses = list(await self._resolve(host))[:MAX_ADDRESSES]
         for left in range(len(addresses), 0, -1):
-            connection = Connection(self, origin, loop)
+            connection = Connection(self, origin, self._new_waiter)
             try:
                 async with asyncio.timeout((deadline - loop.time()) / left if left > 1 else None):
                     await loop.create_connection(

@@ -11,9 +11,9 @@ becomes an exception only where it is raised, so that no traceback keeps a conne
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Generator
+from itertools import chain
+from typing import Any, Protocol
 
 import httptools
 
@@ -33,12 +33,20 @@ class Carrier(Protocol):
     def release(self, response: NativeResponse) -> None: ...
 
 
+class Waiter(Protocol):
+    """The part of a future that is needed here: awaited by the reader, told by the connection, perhaps running the reader at once."""
+
+    def __await__(self) -> Generator[Any, None, None]: ...
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
 class NativeResponse:
     """`core.ports.UpstreamResponse`, and the target of the parser's callbacks."""
 
     __slots__ = (
         "_announced_bytes",
-        "_buffered",
         "_carrier",
         "_chunked",
         "_chunks",
@@ -46,57 +54,66 @@ class NativeResponse:
         "_consume",
         "_ended",
         "_fault",
+        "_fields",
         "_head_bytes",
         "_interim",
-        "_loop",
+        "_new_waiter",
         "_parser",
         "_paused",
-        "_received",
         "_silent_bytes",
         "_started",
         "_stopped",
+        "_taken_bytes",
         "_waiter",
         "headers",
         "keep_alive",
+        "on_body",
         "reused",
         "status",
     )
 
-    def __init__(self, carrier: Carrier, loop: asyncio.AbstractEventLoop, *, reused: bool) -> None:
+    def __init__(self, carrier: Carrier, new_waiter: Callable[[], Waiter], *, reused: bool) -> None:
         self.status = 0  # until the final head is complete
         self.headers: list[tuple[bytes, bytes]] = []
         self.reused = reused
         self.keep_alive = False  # known when the message is complete: the connection may serve again
         self._carrier = carrier
-        self._loop = loop
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._waiter: asyncio.Future[None] | None = None
-        self._chunks: list[bytes] = []
-        self._buffered = 0  # bytes in _chunks
-        self._received = 0  # body bytes so far
+        self._new_waiter = new_waiter
+        self._waiter: Waiter | None = None
+        self._chunks: list[bytes] = []  # of the body, not yet read
+        self._taken_bytes = 0  # of the body, read
+        self.on_body = self._chunks.append  # for the parser, which calls it for every piece: no Python in between
         self._silent_bytes = 0  # fed since the last body byte, without one
+        self._fields: list[tuple[bytes, bytes]] = []  # of the head, as they come
         self._head_bytes = 0
         self._announced_bytes: int | None = None
         self._interim = 0
         self._chunked = self._started = self._ended = self._paused = self._closed = self._stopped = False
         self._consume: Callable[[bytes], bool] | None = None
         self._fault: tuple[ErrorClass, str] | None = None
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     # -- for the caller ------------------------------------------------------------------------------------------------
 
     async def head(self) -> None:
         """Returns when `status` and `headers` are there. Raises UpstreamError."""
         if not self.status and not self._ended:
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            self._waiter = waiter = self._new_waiter()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
         if not self.status:
             self._raise()
 
     async def read(self) -> bytes:
         """The next bytes of the body, as many as are there; `b""` at its end. Raises UpstreamError."""
         if not self._chunks and not self._ended:
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            self._waiter = waiter = self._new_waiter()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
         if self._chunks:
             return self._take()
         if self._fault is not None:
@@ -118,11 +135,11 @@ class NativeResponse:
                 return True
             else:
                 self._consume = consume
-                self._waiter = self._loop.create_future()
+                self._waiter = waiter = self._new_waiter()
                 try:
-                    await self._waiter
+                    await waiter
                 finally:
-                    self._consume = None
+                    self._waiter = self._consume = None
                 if self._stopped:
                     self._stopped = False
                     return False
@@ -131,7 +148,7 @@ class NativeResponse:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
-        self._buffered = 0
+        self._taken_bytes += len(data)
         if self._paused:
             self._paused = False
             self._carrier.resume()
@@ -158,7 +175,8 @@ class NativeResponse:
             self.keep_alive = False
             return
         self._started = True
-        parser, received, status = self._parser, self._received, self.status
+        parser, chunks, status = self._parser, self._chunks, self.status
+        held = len(chunks)
         assert parser is not None  # it lives until the end
         try:
             parser.feed_data(data)
@@ -166,24 +184,31 @@ class NativeResponse:
             if not self._ended:
                 self._end((ErrorClass.MALFORMED, f"not a valid HTTP/1.1 response: {error}"))
             self.keep_alive = False
-        if not self._ended:
-            if self._received != received:
-                self._silent_bytes = 0
-                if self._buffered > HIGH_WATER_BYTES and not self._paused:
-                    self._paused = True
-                    self._carrier.pause()
-            elif self.status == status:
-                self._silent_bytes += len(data)
-                if self._silent_bytes > MAX_HEAD_BYTES:
-                    self._end((ErrorClass.MALFORMED, f"more than {MAX_HEAD_BYTES} bytes of header or trailer fields"))
+        # who waits hears of it only now: it may run on at once, and must not do so inside the parser
         waiter = self._waiter
-        if waiter is not None and (self._chunks or self._ended):
-            if self._consume is not None and self._chunks and not waiter.done():
+        if len(chunks) != held:
+            self._silent_bytes = 0
+            if waiter is None:
+                self._hold_back()
+            elif self._consume is not None and not waiter.done():
                 self._hand_over(self._consume, waiter)
             else:
                 self._wake()
+            return
+        if self.status == status and not self._ended:
+            self._silent_bytes += len(data)
+            if self._silent_bytes <= MAX_HEAD_BYTES:
+                return
+            self._end((ErrorClass.MALFORMED, f"more than {MAX_HEAD_BYTES} bytes of header or trailer fields"))
+        self._wake()
 
-    def _hand_over(self, consume: Callable[[bytes], bool], waiter: asyncio.Future[None]) -> None:
+    def _hold_back(self) -> None:
+        """Nobody reads just now: what waits is bounded by reading no further."""
+        if not self._paused and not self._ended and sum(map(len, self._chunks)) > HIGH_WATER_BYTES:
+            self._paused = True
+            self._carrier.pause()
+
+    def _hand_over(self, consume: Callable[[bytes], bool], waiter: Waiter) -> None:
         try:
             if consume(self._take()):
                 if self._ended:
@@ -191,8 +216,8 @@ class NativeResponse:
                 return
             self._stopped = True
         except Exception as fault:  # noqa: BLE001 - it belongs to whoever pumps, not to the event loop
-            waiter.set_exception(fault)
             self._waiter = None
+            waiter.set_exception(fault)
             return
         self._wake()
 
@@ -206,19 +231,22 @@ class NativeResponse:
         elif not self.status:
             self._end((ErrorClass.RESET, f"the connection was {how} before the response's head"))
         elif error is not None:
-            inside = ErrorClass.RESET_STREAM if self._received else ErrorClass.RESET_BODY
-            self._end((inside, f"the connection was {how} after {self._received} bytes of the body"))
+            inside = ErrorClass.RESET_STREAM if self._received_bytes else ErrorClass.RESET_BODY
+            self._end((inside, f"the connection was {how} after {self._received_bytes} bytes of the body"))
         elif self._chunked or self._announced_bytes is not None:
-            self._end((ErrorClass.TRUNCATED, f"the body ended after {self._received} bytes, before its announced end"))
+            self._end((ErrorClass.TRUNCATED, f"the body ended after {self._received_bytes} bytes, before its announced end"))
         else:
             self._end(None)  # delimited by the close
+        self._wake()
+
+    @property
+    def _received_bytes(self) -> int:
+        return self._taken_bytes + sum(map(len, self._chunks))
 
     def _end(self, fault: tuple[ErrorClass, str] | None) -> None:
         self._ended = True
         self._fault = fault
         self._parser = None  # it holds our methods: a cycle
-        if self._waiter is not None:
-            self._wake()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -237,25 +265,27 @@ class NativeResponse:
             raise _Refused
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status:
-            return  # a trailer: bounded by _silent_bytes, not kept
-        self._head_bytes += len(name) + len(value) + 4
-        if len(self.headers) >= MAX_HEADERS:
-            self._refuse(f"more than {MAX_HEADERS} header fields")
-        name, value = name.lower(), value.strip()
-        if name == b"content-length":
-            self._announced_bytes = int(value) if value.isdigit() else self._refuse("content-length is not a number")
-        elif name == b"transfer-encoding":
-            if self._chunked or value.lower() != b"chunked":
-                self._refuse("a transfer coding other than chunked")
-            self._chunked = True
-        self.headers.append((name, value))
+        if not self.status:  # else a trailer: bounded by _silent_bytes, not kept
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
+        fields = self._fields
+        self.headers = headers = [(name.lower(), value.strip()) for name, value in fields]
+        self._head_bytes += sum(map(len, chain.from_iterable(fields))) + 4 * len(fields)
+        if len(fields) > MAX_HEADERS:
+            self._refuse(f"more than {MAX_HEADERS} header fields")
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        fields.clear()
+        for name, value in headers:
+            if name == b"content-length":
+                self._announced_bytes = int(value) if value.isdigit() else self._refuse("content-length is not a number")
+            elif name == b"transfer-encoding":
+                if self._chunked or value.lower() != b"chunked":
+                    self._refuse("a transfer coding other than chunked")
+                self._chunked = True
         if self._chunked and self._announced_bytes is not None:
             self._refuse("both content-length and transfer-encoding")
         if status < 200:
@@ -267,17 +297,9 @@ class NativeResponse:
             self._refuse(f"status {status}")
         self.status = status
         self._silent_bytes = 0
-        if self._waiter is not None:
-            self._wake()
-
-    def on_body(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._buffered += len(data)
-        self._received += len(data)
 
     def on_message_complete(self) -> None:
         if not self.status:  # the end of an interim response
-            self.headers.clear()
             self._chunked, self._announced_bytes = False, None
             return
         assert self._parser is not None

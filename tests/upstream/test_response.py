@@ -36,7 +36,7 @@ class Outcome:
         asyncio.run(self._run(pieces, eof, error, reused))
 
     async def _run(self, pieces: list[bytes], eof: bool, error: Exception | None, reused: bool) -> None:
-        response = NativeResponse(Carrier(), asyncio.get_running_loop(), reused=reused)
+        response = NativeResponse(Carrier(), asyncio.get_running_loop().create_future, reused=reused)
         self.fault: ErrorClass | None = None
         self.body = b""
         for piece in pieces:
@@ -187,7 +187,7 @@ def test_interim_responses_at_their_bound() -> None:
 @pytest.mark.anyio
 async def test_the_socket_is_not_read_while_the_reader_lags(anyio_backend: object) -> None:
     carrier = Carrier()
-    response = NativeResponse(carrier, asyncio.get_running_loop(), reused=False)
+    response = NativeResponse(carrier, asyncio.get_running_loop().create_future, reused=False)
     response.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n" + b"x" * HIGH_WATER_BYTES)
     assert carrier.calls == []
     response.feed(b"x")
