@@ -111,6 +111,7 @@ class Provider:
 
     `auth_header` is the lower-case header that carries the key, `auth_prefix` what stands before it (`Bearer `, or empty).
     `base_url` has no trailing slash. `price_source` is the provider's id in the price data, None where it has none there.
+    `region` is AWS's, `project` and `location` are Google's, for the dialects that need them.
     `lacks` names features that none of its models serves: tools, vision, audio, json_schema, json_object, logprobs, n, seed,
     parallel_tools.
     """
@@ -131,6 +132,9 @@ class Provider:
     lacks: frozenset[str] = frozenset()
     price_source: str | None = None
     in_flight: int | None = None
+    region: str | None = None
+    project: str | None = None
+    location: str | None = None
     disabled: str | None = None
 
     @property

@@ -7,42 +7,37 @@ from collections.abc import Callable
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
-_RANDOM_BITS = 80
-_LOW_BITS = 20
-_LOW_MASK = (1 << _LOW_BITS) - 1
+_FIVE_BITS = bytes([ord(_ALPHABET[byte & 31]) for byte in range(256)])  # a random byte -> a character
+_RANDOM_CHARS = 12  # and 4 that count
+_COUNT_BITS = 20
 
 
 class UlidFactory:
-    """Makes ULIDs that never go back, even when the wall clock does: the last one is then counted up, as within a millisecond."""
+    """Makes ULIDs that never go back, even when the wall clock does: the last one is then counted up, as within a millisecond.
+
+    The time, 12 random characters and the first of those that count are drawn anew each millisecond.
+    """
 
     def __init__(self, wall: Callable[[], float], entropy: Callable[[int], bytes] = os.urandom) -> None:
         self._wall = wall
         self._entropy = entropy
         self._last_ms = -1
-        self._high = 0  # the upper 108 bits of the last one, and
-        self._head = ""  # their 22 characters
-        self._low = 0  # the lower 20 bits
+        self._head = ""  # all but what counts
+        self._count = 0
 
     def __call__(self) -> str:
         now_ms = int(self._wall() * 1000)
+        count = self._count + 1
         if now_ms > self._last_ms:
-            self._last_ms = now_ms
-            # the top bit of the random part is left free so that counting up never overflows
-            self._start(now_ms << _RANDOM_BITS | int.from_bytes(self._entropy(10), "big") >> 1)
-        else:
-            self._low += 1
-            if self._low > _LOW_MASK:
-                self._start((self._high + 1) << _LOW_BITS)
-        low = self._low
-        return f"{self._head}{_PAIRS[low >> 10]}{_PAIRS[low & 1023]}"
+            count = self._start(now_ms)
+        elif count >> _COUNT_BITS:
+            count = self._start(self._last_ms + 1)
+        self._count = count
+        return f"{self._head}{_PAIRS[count >> 10]}{_PAIRS[count & 1023]}"
 
-    def _start(self, value: int) -> None:
-        self._high = value >> _LOW_BITS
-        self._head = encode(value)[:-4]
-        self._low = value & _LOW_MASK
-
-
-def encode(value: int) -> str:
-    """128 bits as 26 characters."""
-    pairs = _PAIRS
-    return "".join([pairs[value >> shift & 1023] for shift in range(120, -1, -10)])
+    def _start(self, ms: int) -> int:
+        self._last_ms = ms
+        pairs, random = _PAIRS, self._entropy(_RANDOM_CHARS + 2)
+        time = f"{pairs[ms >> 40]}{pairs[ms >> 30 & 1023]}{pairs[ms >> 20 & 1023]}{pairs[ms >> 10 & 1023]}{pairs[ms & 1023]}"
+        self._head = time + random[:_RANDOM_CHARS].translate(_FIVE_BITS).decode()
+        return random[-1] << 8 | random[-2]

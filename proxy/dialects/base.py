@@ -50,13 +50,19 @@ class AnswerStream(Protocol):
     usage: Usage | None
     finish_reason: str | None
     error: UpstreamError | None
-    text: bytearray
-    text_bytes: int
     events: int
     content_events: int
     malformed: int
     mended: int
     end_mark_missing: bool
+
+    @property
+    def text(self) -> bytes | bytearray:
+        """Of what has come, thoughts and tool calls included, the first MAX_KEPT_TEXT_BYTES or a little more."""
+        ...
+
+    @property
+    def text_bytes(self) -> int: ...
 
     def feed(self, data: bytes) -> bytes:
         """Bytes for the caller, perhaps none. Never raises; see `error`."""
@@ -68,11 +74,16 @@ class AnswerStream(Protocol):
 
 
 class OutboundDialect(Protocol):
-    """Us to upstream and back."""
+    """Us to upstream and back. `stream_type` is the content type of its streams, lower-case: what else comes is looked at first."""
 
-    def encode_request(self, request: ChatRequest, target: Target) -> OutboundRequest: ...
+    @property
+    def stream_type(self) -> bytes: ...
 
-    def decode_answer(self, body: bytes, target: Target) -> WholeAnswer:
+    def encode_request(self, request: ChatRequest, target: Target) -> OutboundRequest:
+        """Raises CallerError, and CannotCarry for what the format has no words for."""
+        ...
+
+    def decode_answer(self, body: bytes, request: ChatRequest, target: Target) -> WholeAnswer:
         """Raises UpstreamError for an error in disguise, an empty answer, or bytes that are no answer."""
         ...
 

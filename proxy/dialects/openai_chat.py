@@ -29,6 +29,7 @@ from proxy.wire.sse import MAX_EVENT_BYTES, EventTooLarge, SseSplitter, event_da
 UsageReader = Callable[[dict[str, Any], Quirks], Usage | None]
 
 MAX_MALFORMED_EVENTS = 3
+_TEXTS_HELD, _LONG_READ_BYTES = 64, 8192  # so what waits to be taken in is at most half a megabyte
 DONE = b"data: [DONE]\n\n"
 # fields of a delta or a message that are content: any of them, when it holds something, commits the answer
 _CONTENT_FIELDS = (
@@ -50,6 +51,8 @@ _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 class OpenAIChat:
     """Implements `OutboundDialect`. `read_usage` is how the accounting reads a usage object."""
 
+    stream_type = b"text/event-stream"
+
     def __init__(self, read_usage: UsageReader) -> None:
         self._read_usage = read_usage
 
@@ -60,7 +63,7 @@ class OpenAIChat:
     def _path(self, target: Target) -> str:
         return "/chat/completions"
 
-    def decode_answer(self, body: bytes, target: Target) -> WholeAnswer:
+    def decode_answer(self, body: bytes, request: ChatRequest, target: Target) -> WholeAnswer:
         parsed, mended = parse_mending(body)
         if mended is None:
             raise UpstreamError(ErrorClass.MALFORMED, "the answer is not valid JSON", status=200)
@@ -84,8 +87,7 @@ class OpenAIChat:
         )
 
     def text_of(self, body: bytes) -> bytes:
-        parsed, _ = parse_mending(body)
-        return _text_of_choices(parsed["choices"])
+        return text_of_completion(body)
 
     def answer_stream(self, request: ChatRequest, target: Target) -> ChatStream:
         return ChatStream(self._read_usage, quirks=target.quirks, include_usage=request.include_usage)
@@ -143,10 +145,14 @@ class ChatStream:
     """One streamed answer on its way through. Implements `AnswerStream`; `docs/failover.md` says what happens to which event."""
 
     __slots__ = (
+        "_aligned",
         "_include_usage",
+        "_kept",
         "_quirks",
         "_read_usage",
         "_splitter",
+        "_text_bytes",
+        "_texts",
         "committed",
         "content_events",
         "done",
@@ -156,8 +162,6 @@ class ChatStream:
         "finish_reason",
         "malformed",
         "mended",
-        "text",
-        "text_bytes",
         "usage",
     )
 
@@ -166,13 +170,15 @@ class ChatStream:
         self._quirks = quirks
         self._include_usage = include_usage
         self._splitter = SseSplitter()
+        self._aligned = False  # what comes next begins an event
+        self._texts: list[str] = []  # content that has come and is not yet in
+        self._kept = bytearray()
+        self._text_bytes = 0
         self.committed = False
         self.done = False
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.error: UpstreamError | None = None
-        self.text = bytearray()
-        self.text_bytes = 0
         self.events = 0
         self.content_events = 0
         self.malformed = 0
@@ -182,11 +188,13 @@ class ChatStream:
     def feed(self, data: bytes) -> bytes:
         if self.done or self.error is not None:
             return b""
-        if data.startswith(b"data: {") and data.endswith(b"}\n\n") and self._splitter.between_events:
+        if self._aligned and data.startswith(b"data: {") and data.endswith(b"}\n\n"):
             chunks = _chunks_of(data)
             if chunks is not None:
                 return self._pass_chunks(data, chunks)
-        return self._feed_events(data)
+        out = self._feed_events(data)
+        self._aligned = self._splitter.between_events
+        return out
 
     def _feed_events(self, data: bytes) -> bytes:
         """Any bytes at all: cut into events, each looked at by itself."""
@@ -231,8 +239,8 @@ class ChatStream:
 
     def _pass_chunks(self, data: bytes, chunks: list[dict[str, Any]]) -> bytes:
         """Whole events with a chunk each, as nearly all reads bring them: as a rule nothing is copied."""
-        self.events += len(chunks)
-        texts: list[str] = []
+        texts = self._texts
+        index = odd = 0
         held_back: list[int] = []
         for index, chunk in enumerate(chunks):
             # by far the most chunks are one piece of text and nothing else
@@ -240,31 +248,53 @@ class ChatStream:
                 (choice,) = chunk["choices"]
                 delta = choice["delta"]
                 content = delta["content"]
-                plain = type(content) is str and content and len(delta) == 1 and choice["finish_reason"] is None
-                if plain and "error" not in chunk and "x_groq" not in chunk and not chunk.get("usage"):
+                if (
+                    type(content) is str
+                    and content
+                    and choice["finish_reason"] is None
+                    and len(delta) == 1
+                    and "error" not in chunk
+                    and "x_groq" not in chunk
+                    and not chunk.get("usage")
+                ):
                     texts.append(content)
                     continue
             except (KeyError, TypeError, ValueError):
                 pass  # something else, which is looked at closely
-            if texts:
-                self._note_texts(texts)  # now, so that what is kept stands in the order in which it came
+            odd += 1
             if not self._passes(chunk):
                 held_back.append(index)
                 if self.error is not None:
                     break
-        if texts:
-            self._note_texts(texts)
+        self.events += len(chunks)
+        if odd <= index:
+            self.committed = True
+            self.content_events += index + 1 - odd
+        if len(texts) >= _TEXTS_HELD or len(data) > _LONG_READ_BYTES:
+            self._take_in()
         if not held_back:
             return data
         events = data.split(b"\n\n")
         stop = held_back[-1] if self.error is not None else len(chunks)
         return b"".join([event + b"\n\n" for index, event in enumerate(events[:stop]) if index not in held_back])
 
-    def _note_texts(self, texts: list[str]) -> None:
-        self.committed = True
-        self.content_events += len(texts)
-        self._keep("".join(texts))
-        texts.clear()
+    @property
+    def text(self) -> bytearray:
+        self._take_in()
+        return self._kept
+
+    @property
+    def text_bytes(self) -> int:
+        self._take_in()
+        return self._text_bytes
+
+    def _take_in(self) -> None:
+        """Texts wait until there are some: joined, they cost a fraction."""
+        raw = "".join(self._texts).encode("utf-8", "replace")
+        self._texts.clear()
+        self._text_bytes += len(raw)
+        if len(self._kept) < MAX_KEPT_TEXT_BYTES:
+            self._kept += raw
 
     def close(self) -> bytes:
         if self.error is not None:
@@ -336,7 +366,7 @@ class ChatStream:
         if type(content) is str and content:
             self.committed = True
             self.content_events += 1
-            self._keep(content)
+            self._texts.append(content)
             if len(delta) == 1:
                 return
         for name in _CONTENT_FIELDS:
@@ -346,20 +376,14 @@ class ChatStream:
             self.committed = True
             self.content_events += 1
             if type(value) is str:
-                self._keep(value)
+                self._texts.append(value)
             elif name == "tool_calls" and type(value) is list:
                 for call in value:
-                    self._keep(_call_text(call))
+                    self._texts.append(_call_text(call))
             elif name == "content":
-                self._keep(_parts_text(value))
+                self._texts.append(_parts_text(value))
             elif name == "function_call":
-                self._keep(_call_text({"function": value}))
-
-    def _keep(self, text: str) -> None:
-        raw = text.encode("utf-8", "replace")
-        self.text_bytes += len(raw)
-        if len(self.text) < MAX_KEPT_TEXT_BYTES:
-            self.text += raw
+                self._texts.append(_call_text({"function": value}))
 
     def _mend(self, payload: bytes) -> tuple[Any, bytes]:
         chunk, mended = parse_mending(payload)
@@ -394,13 +418,14 @@ class ChatStream:
 
 def _chunks_of(data: bytes) -> list[dict[str, Any]] | None:
     """The JSON objects of `data: {…}\\n\\n` events, parsed together; None when the bytes hold anything but such events."""
-    line_ends = data.count(b"\n")
-    if b"\r" in data or len(data) > MAX_EVENT_BYTES:
+    if b"\r" in data:
         return None
+    line_ends = data.count(b"\n")
     try:
         if line_ends == 2:
-            chunks = [orjson.loads(data[6:-2])]
-        elif line_ends == 2 * data.count(b"\n\ndata: {") + 2:
+            chunk = orjson.loads(data[6:-2])
+            return [chunk] if type(chunk) is dict else None
+        if len(data) <= MAX_EVENT_BYTES and line_ends == 2 * data.count(b"\n\ndata: {") + 2:
             chunks = orjson.loads(b"[%b]" % data[6:-2].replace(b"\n\ndata: ", b","))
         else:
             return None
@@ -463,7 +488,9 @@ def whole_to_stream(answer: dict[str, Any], *, include_usage: bool) -> bytes:
     return b"".join([b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks]) + DONE
 
 
-def _text_of_choices(choices: list[Any]) -> bytes:
+def text_of_completion(body: bytes) -> bytes:
+    """The text of a whole completion in OpenAI's shape, reasoning and tool calls included, so that it can be counted."""
+    choices: list[Any] = parse_mending(body)[0]["choices"]
     texts: list[str] = []
     for choice in choices:
         message = choice.get("message") if type(choice) is dict else None

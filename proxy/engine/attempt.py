@@ -138,12 +138,12 @@ class Attempt:
             if content_type.startswith((b"text/html", b"text/event-stream")):
                 what = content_type.decode("latin-1")[:60]
                 raise UpstreamError(ErrorClass.BAD_CONTENT_TYPE, f"answered with {what}", status=status)
-            return self._whole(await self._read_body(response))
+            return self._whole(await self._read_body(response), request)
         start = b""
-        if not content_type.startswith(b"text/event-stream"):
+        if not content_type.startswith(self._dialect.stream_type):
             start = await self._first_bytes(response, content_type)
             if start.lstrip()[:1] in (b"{", b"["):
-                self._whole(start + await self._read_body(response))
+                self._whole(start + await self._read_body(response), request)
                 streamed = self._dialect.stream_from_whole(self.body, request)
                 self._commit(sink, headers)
                 return streamed
@@ -208,11 +208,11 @@ class Attempt:
                 raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is larger than 32 MiB", status=self.status)
         return b"".join([body, *pieces]) if pieces else body
 
-    def _whole(self, body: bytes) -> bytes:
+    def _whole(self, body: bytes, request: ChatRequest) -> bytes:
         if not body or body.isspace():
             raise UpstreamError(ErrorClass.EMPTY, "the answer has no body", status=self.status)
         self.received_bytes = len(body)
-        answer = self._dialect.decode_answer(body, self.candidate.target)
+        answer = self._dialect.decode_answer(body, request, self.candidate.target)
         self.usage = answer.usage
         self.finish_reason = answer.finish_reason
         self.mended = answer.mended

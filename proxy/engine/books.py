@@ -2,6 +2,7 @@
 
 A begin record goes before every dispatch, an end record before the last bytes of an answer; the request's own end is part of its last
 attempt's, or a record of its own when no attempt was open. Each of them is written once, whatever happens around it.
+Records are made by position here, in the order of the classes of `accounting/records.py`, which say what each field is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from proxy.accounting.journal import JournalError
 from proxy.accounting.pricing import charge
-from proxy.accounting.records import Begin, End, Rejected, RequestEnd, RequestOpen
+from proxy.accounting.records import Fields
 from proxy.accounting.usage import estimate_input
 from proxy.core.errors import LedgerUnavailable, UpstreamError
 from proxy.core.money import NUSD_PER_USD
@@ -72,7 +73,8 @@ class Books:
         n = self.attempts + 1
         attempt_id = f"{exchange.id}-{n}"
         target = candidate.target
-        record = Begin(
+        record = (
+            "B",
             attempt_id,
             exchange.id,
             n,
@@ -87,7 +89,7 @@ class Books:
         try:
             if not journal.healthy:
                 raise JournalError("the disk is full")
-            journal.append(record)
+            journal.append_fields(record)
         except JournalError as error:
             raise LedgerUnavailable("The ledger cannot be written, so nothing is sent that it could not account for.") from error
         self._opened = True
@@ -132,7 +134,8 @@ class Books:
             if usage is None and rule.billed == "risk" and error.sent:
                 at_risk = estimate_input(exchange.request.body_bytes)
         self._append(
-            End(
+            (
+                "E",
                 attempt.id,
                 exchange.id,
                 attempt.n,
@@ -179,20 +182,21 @@ class Books:
     def close_unattempted(self, closing: Closing, now: float) -> None:
         """A request that ends while no attempt is open: refused, or nothing left to try."""
         if not self.closed:
-            self._append(Rejected(self._request_open(), self._request_end(closing, now, None)))
+            self._append(("R", self._request_open(), self._request_end(closing, now, None)))
             self._close(closing, now, None, _NOTHING)
 
-    def _append(self, record: End | Rejected) -> None:
+    def _append(self, record: Fields) -> None:
         try:
-            self._services.journal.append(record)
+            self._services.journal.append_fields(record)
         except JournalError as error:
             # the answer goes out all the same: the caller has paid for it; the loss is counted and loud
             self._services.log.error("ledger_record_lost", request_id=self._exchange.id, fault=str(error))
 
-    def _request_open(self) -> RequestOpen:
+    def _request_open(self) -> Fields:
+        """A RequestOpen."""
         exchange = self._exchange
         tags = exchange.tags
-        return RequestOpen(
+        return (
             exchange.id,
             exchange.time_ms,
             exchange.client.name if exchange.client is not None else None,
@@ -206,7 +210,8 @@ class Books:
             exchange.settings.hash,
         )
 
-    def _request_end(self, closing: Closing, now: float, attempt: Attempt | None) -> RequestEnd:
+    def _request_end(self, closing: Closing, now: float, attempt: Attempt | None) -> Fields:
+        """A RequestEnd."""
         received = self._exchange.received
         outcome, status, code = closing
         finish_reason = None
@@ -221,7 +226,7 @@ class Books:
                 # before the call and after the answer; of a stream the latter is spread over its chunks and not counted
                 after_s = now - content_at if attempt.stream is None else 0.0
                 self.overhead_s = attempt.dispatched_at - received - self.waited_s + after_s
-        return RequestEnd(
+        return (
             outcome,
             status,
             self.attempts,

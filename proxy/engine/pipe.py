@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.accounting.journal import Journal
-from proxy.accounting.records import Progress
 from proxy.accounting.usage import estimate_output
 from proxy.core.errors import ErrorClass
 from proxy.core.ports import Sink
@@ -62,7 +61,7 @@ class Pipe:
         self._total_at = total_at
         self._seen = stream.events
         self._progress_at = monotonic() + PROGRESS_S
-        self._progress_events = PROGRESS_EVENTS
+        self._progress_events = stream.events + PROGRESS_EVENTS
         self.last = b""
 
     def consume(self, data: bytes) -> bool:
@@ -72,8 +71,9 @@ class Pipe:
         if stream.done or stream.error is not None:
             self.last = out
             return False
-        if stream.events != self._seen:
-            self._seen = stream.events
+        events = stream.events
+        if events != self._seen:
+            self._seen = events
             self.arm()
         return not out or self._sink.push(out)
 
@@ -88,7 +88,7 @@ class Pipe:
         else:
             control.phase = _TOTAL_TIMEOUT
             control.deadline = self._total_at
-        if now >= self._progress_at or self._stream.content_events >= self._progress_events:
+        if now >= self._progress_at or self._seen >= self._progress_events:
             self._progress_at = now + PROGRESS_S
-            self._progress_events = self._stream.content_events + PROGRESS_EVENTS
-            self._journal.append(Progress(self._attempt_id, estimate_output(self._stream.text_bytes)))
+            self._progress_events = self._seen + PROGRESS_EVENTS
+            self._journal.append_fields(("P", self._attempt_id, estimate_output(self._stream.text_bytes)))

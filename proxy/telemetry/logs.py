@@ -56,9 +56,8 @@ class Logs:
         self._clean: set[str] = set()
         self._prefix_ms = -1
         self._prefix = b""  # of a request's line in that millisecond
-        self._held: list[
-            bytes
-        ] = []  # lines of requests, written together: a write each would cost more than the rest of the line
+        # lines of requests, made and written together: a write each would cost more than the rest of the line
+        self._held: list[tuple[bytes, dict[str, Any]]] = []
 
     def close(self) -> None:
         """Let go of what was opened for writing; `fd` itself stays open."""
@@ -74,34 +73,36 @@ class Logs:
         self._clean.clear()
 
     def request(self, fields: dict[str, Any]) -> None:
-        """The line of a request that has ended; the hot path. Only `model` and `error` can hold words that are not ours."""
+        """The line of a request that has ended; the hot path. Only `model` and `error`, always there, can hold foreign words."""
         if self._threshold > _INFO:
             return
-        if fields.get("model") not in self._clean or fields.get("error") is not None:
+        if fields["error"] is not None or fields["model"] not in self._clean:
             checks = {"model": self._checked, "error": self._redacted}
             fields = {name: checks[name](value) if name in checks else value for name, value in fields.items()}
-        try:
-            body = orjson.dumps(fields)
-        except TypeError:
-            body = b""
-        if not body.isascii() or not 2 < len(body) < MAX_LINE_BYTES - 128:
-            self._line({"time": self._time(), "level": "info", "event": "request", **fields})
-            return
         now_ms = int(self._wall() * 1000)
         if now_ms != self._prefix_ms:
             self._prefix_ms = now_ms
             self._prefix = b'{"time":"%b","level":"info","event":"request",' % self._time().encode()
         held = self._held
-        held.append(self._prefix + body[1:] + b"\n")
+        held.append((self._prefix, fields))
         if len(held) >= _HELD_LINES:
             self.flush()
 
     def flush(self) -> None:
         """Writes the requests' lines that are held: called ten times a second, and before any other line."""
         if self._held:
-            data = b"".join(self._held)
-            self._held.clear()
-            self._put(data)
+            self._put(b"")
+
+    def _take_held(self) -> bytes:
+        held = self._held
+        self._held = []
+        try:
+            bodies = [orjson.dumps(fields) for _, fields in held]
+            if max(map(len, bodies)) < MAX_LINE_BYTES - 128 and all(map(bytes.isascii, bodies)):
+                return b"".join([prefix + body[1:] + b"\n" for (prefix, _), body in zip(held, bodies, strict=True)])
+        except TypeError:
+            pass  # one of them is odd: each by itself
+        return b"".join([_line({**orjson.loads(prefix[:-1] + b"}"), **fields}) + b"\n" for prefix, fields in held])
 
     def debug(self, event: str, **fields: Any) -> None:
         self.write("debug", event, fields)
@@ -119,7 +120,7 @@ class Logs:
         if LEVELS[level] < self._threshold:
             return
         cleaned = {name: self._redacted(value) for name, value in fields.items()}
-        self._line({"time": self._time(), "level": level, "event": event, **cleaned})
+        self._put(_line({"time": self._time(), "level": level, "event": event, **cleaned}) + b"\n")
 
     def _time(self) -> str:
         now = self._wall()
@@ -148,21 +149,9 @@ class Logs:
             case _:
                 return self._redact(str(value))
 
-    def _line(self, fields: dict[str, Any]) -> None:
-        try:
-            line = orjson.dumps(fields)
-        except TypeError:  # a lone surrogate, an integer beyond 64 bits
-            line = orjson.dumps({str(name): _encodable(value) for name, value in fields.items()})
-        if not line.isascii():
-            line = line.decode().translate(_HARMLESS).encode()
-        if len(line) >= MAX_LINE_BYTES:
-            line = _shortened(fields)
-        self._put(line + b"\n")
-
     def _put(self, data: bytes) -> None:
         if self._held:
-            data = b"".join([*self._held, data])
-            self._held.clear()
+            data = self._take_held() + data
         lines = data.count(b"\n")
         if self._rest or self._reported != self.dropped:
             data = self._rest + self._report() + data
@@ -180,6 +169,16 @@ class Logs:
         if not lost:
             return b""
         return orjson.dumps({"time": self._time(), "level": "warning", "event": "log_lines_dropped", "lines": lost}) + b"\n"
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    try:
+        line = orjson.dumps(fields)
+    except TypeError:  # a lone surrogate, an integer beyond 64 bits
+        line = orjson.dumps({str(name): _encodable(value) for name, value in fields.items()})
+    if not line.isascii():
+        line = line.decode().translate(_HARMLESS).encode()
+    return line if len(line) < MAX_LINE_BYTES else _shortened(fields)
 
 
 class LogsHandler(logging.Handler):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.ulid import UlidFactory, encode
+from proxy.core.ulid import UlidFactory
 
 pytestmark = pytest.mark.unit
 ALPHABET = frozenset("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
@@ -15,9 +15,25 @@ def test_the_specs_example_time_is_encoded_as_the_spec_does() -> None:
     assert UlidFactory(lambda: 1469918176.3851)()[:10] == "01ARYZ6S41"
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0" * 26), (1, "0" * 25 + "1"), (2**128 - 1, "7" + "Z" * 25)])
-def test_encoding_covers_all_128_bits(value: int, text: str) -> None:
-    assert encode(value) == text
+@pytest.mark.parametrize(
+    ("entropy", "text"),
+    [(b"\0", "0" * 16), (b"\x1f", "Z" * 12 + "07RZ"), (b"\xff", "Z" * 12 + "1ZZZ"), (b"\x2a", "A" * 12 + "0AHA")],
+)
+def test_random_bytes_become_characters_of_the_alphabet(entropy: bytes, text: str) -> None:
+    made = UlidFactory(lambda: 1.0, entropy=lambda n: entropy * n)()
+    assert made[:10] == "0000000000"[:8] + "Z8"
+    assert made[10:] == text
+
+
+def test_a_millisecond_that_is_used_up_borrows_from_the_next() -> None:
+    make = UlidFactory(lambda: 1.0, entropy=lambda n: b"\xff" * n)
+    first = make()
+    make._count = (1 << 20) - 2
+    last, following = make(), make()
+    assert last[:22] == first[:22]
+    assert last < following
+    assert following[:10] > last[:10]
+    assert make() > following
 
 
 def test_within_a_millisecond_they_count_up() -> None:

@@ -560,7 +560,7 @@ def answer(**rest: Any) -> dict[str, Any]:
 
 def test_a_clean_whole_answer_goes_through_byte_for_byte() -> None:
     body = orjson.dumps(answer(usage=USAGE, unknown={"x": 1}), option=orjson.OPT_INDENT_2)
-    read = DIALECT.decode_answer(body, target())
+    read = DIALECT.decode_answer(body, request(), target())
     assert read.body is body
     assert (read.usage, read.finish_reason, read.mended) == (Usage(5, 7), "stop", False)
 
@@ -571,7 +571,7 @@ def test_without_usage_the_text_is_there_to_be_counted() -> None:
         {"content": "Hi", "reasoning_content": "Hm", "tool_calls": calls},
         {"content": [{"type": "text", "text": "Ho"}], "refusal": "No", "function_call": {"name": "old", "arguments": "1"}},
     ]
-    read = DIALECT.decode_answer(orjson.dumps({"choices": [{"message": m} for m in messages] + [{}, 7]}), target())
+    read = DIALECT.decode_answer(orjson.dumps({"choices": [{"message": m} for m in messages] + [{}, 7]}), request(), target())
     assert read.usage is None
     assert DIALECT.text_of(read.body) == b"HiHmlook{}HoNoold1"
 
@@ -610,7 +610,7 @@ def test_a_long_answer_without_usage_is_counted_whole() -> None:
 )
 def test_a_200_that_is_no_answer_is_an_error(body: bytes, expected: ErrorClass) -> None:
     with pytest.raises(UpstreamError) as refused:
-        DIALECT.decode_answer(body, target())
+        DIALECT.decode_answer(body, request(), target())
     assert refused.value.error_class is expected
 
 
@@ -625,13 +625,13 @@ def test_a_200_that_is_no_answer_is_an_error(body: bytes, expected: ErrorClass) 
     ],
 )
 def test_an_answer_with_little_in_it_is_legal(choice: dict[str, Any]) -> None:
-    read = DIALECT.decode_answer(orjson.dumps({"choices": [choice], "error": None}), target())
+    read = DIALECT.decode_answer(orjson.dumps({"choices": [choice], "error": None}), request(), target())
     assert read.finish_reason == choice["finish_reason"]
 
 
 def test_a_faulty_text_in_a_whole_answer_is_mended() -> None:
     body = b'{"choices":[{"message":{"content":"a\xff\\ud83db"},"finish_reason":"stop"}]}'
-    read = DIALECT.decode_answer(body, target())
+    read = DIALECT.decode_answer(body, request(), target())
     assert orjson.loads(read.body)["choices"][0]["message"]["content"] == "a\ufffd\ufffdb"
     assert read.mended
 
@@ -682,7 +682,7 @@ def test_a_choice_of_another_shape_is_no_fault(choice: object) -> None:
 
 def test_what_becomes_a_stream_can_be_read_as_one() -> None:
     whole = orjson.dumps(answer(usage=USAGE))
-    made = DIALECT.stream_from_whole(DIALECT.decode_answer(whole, target()).body, request(stream=True))
+    made = DIALECT.stream_from_whole(DIALECT.decode_answer(whole, request(), target()).body, request(stream=True))
     out, seen = run([made])
     assert out == made
     assert (seen.finish_reason, bytes(seen.text), seen.error) == ("stop", b"Hi", None)

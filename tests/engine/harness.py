@@ -16,7 +16,7 @@ import orjson
 from proxy.accounting.budgets import Budgets
 from proxy.accounting.journal import Journal, JournalError
 from proxy.accounting.pricing import PriceBook, Rates, rates_of_price
-from proxy.accounting.records import Begin, End, Record, Rejected, RequestEnd, positional
+from proxy.accounting.records import Begin, End, Fields, Progress, Record, Rejected, RequestEnd, RequestOpen
 from proxy.accounting.tokens import TokenCounter
 from proxy.accounting.usage import usage_from_openai
 from proxy.config.settings import ClientSettings, ServerSettings, Settings
@@ -142,6 +142,23 @@ class Upstream:
 # -- the rest of the world
 
 
+def typed(fields: Fields) -> Record:
+    """What was written by position, with its names: as many values as there are fields, or it was written wrongly."""
+    letter, *values = fields
+    match letter:
+        case "B":
+            begin = Begin(*values)
+            return begin._replace(request=RequestOpen(*begin.request)) if begin.request is not None else begin
+        case "P":
+            return Progress(*values)
+        case "E":
+            end = End(*values)
+            return end._replace(end=RequestEnd(*end.end)) if end.end is not None else end
+        case "R":
+            return Rejected(RequestOpen(*values[0]), RequestEnd(*values[1]))
+    raise AssertionError(f"no such record: {letter!r}")
+
+
 class RecordingJournal:
     """Implements the part of `Journal` that the engine uses. `refuse` names the kinds of record that cannot be written."""
 
@@ -151,8 +168,9 @@ class RecordingJournal:
         self.records: list[Record] = []
         self.refuse: set[type] = set()
 
-    def append(self, record: Record) -> None:
-        orjson.dumps(positional(record))  # it must be writable as it stands
+    def append_fields(self, fields: Fields) -> None:
+        orjson.dumps(fields)  # it must be writable as it stands
+        record = typed(fields)
         if type(record) in self.refuse:
             raise JournalError("the disk is full")
         self.records.append(record)

@@ -772,14 +772,14 @@ async def test_an_answer_that_is_there_goes_out_even_when_its_end_cannot_be_writ
 
 async def test_a_ledger_that_fails_between_attempts_ends_the_walk() -> None:
     around = world(a=refusal(500), b=whole())
-    around.journal.append = _first_begin_only(around)  # type: ignore[method-assign]
+    around.journal.append_fields = _first_begin_only(around)  # type: ignore[method-assign]
     served = await around.serve()
     assert (served.sink.status, served.code, called(around)) == (503, "ledger_unavailable", ["a"])
     assert [type(record) for record in around.journal.records] == [Begin, End, Rejected]
 
 
 def _first_begin_only(around: World) -> Any:
-    append = around.journal.append
+    append = around.journal.append_fields
 
     def limited(record: Any) -> None:
         around.journal.refuse = {Begin} if around.begins else set()

@@ -24,6 +24,7 @@ ROW = {
     "model": "smart",
     "provider": "openai",
     "outcome": "ok",
+    "error": None,
     "duration_ms": 1234.5,
     "cost_usd": None,
 }
@@ -115,6 +116,7 @@ def test_a_hostile_name_cannot_break_the_line_or_turn_the_text_around(file: File
         logs.request({**ROW, "model": name})
     else:
         logs.info("x", model=name)
+    logs.flush()
     raw = file.path.read_bytes()
     assert raw.count(b"\n") == 1
     assert b"\x1b" not in raw
