@@ -1,7 +1,7 @@
 # Needs python3.11 (or newer), make, gcc. `make help` lists what there is.
 .POSIX:
 .SUFFIXES:
-.PHONY: help install run test check bench soak lock clean
+.PHONY: help install run test check bench soak docs lock clean
 
 PYTHON = python3.11 python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
@@ -9,7 +9,7 @@ PIP_INSTALL = $(PIP) install --require-hashes --only-binary :all:
 ARGS =
 # A release that was tampered with is mostly found out within days. COOLDOWN="0 days" for the fix of a known hole.
 COOLDOWN = 14 days
-COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url \
 	--exclude-newer "$(COOLDOWN)" --custom-compile-command "make lock"
 
 help: ## what can be made
@@ -33,6 +33,9 @@ bench: .venv/dev.stamp ## figures against nginx and a plain proxy, see docs/perf
 
 soak: .venv/dev.stamp ## memory, descriptors and tasks under a long load; kill -9 under load
 	.venv/bin/python -m tests.soak $(ARGS)
+
+docs: .venv/dev.stamp ## the tables of docs/providers.md anew from the catalogue and the dialects
+	.venv/bin/python -m tests.providers_doc
 
 lock: ## both lock files anew from pyproject.toml, of releases that are two weeks old (needs uv)
 	$(COMPILE) pyproject.toml -o requirements.lock
