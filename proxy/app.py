@@ -31,11 +31,11 @@ from proxy.core.version import VERSION
 from proxy.runtime import Runtime
 from proxy.server.admin import ADMIN
 from proxy.server.banner import banner
-from proxy.server.endpoints import COMPLETIONS, FALLBACK, MODELS, PROBES, routes
+from proxy.server.endpoints import COMPLETIONS, EMBEDDINGS, FALLBACK, MODELS, PROBES, routes
 from proxy.server.lifecycle import DrainingServer
 from proxy.server.protocol import FastProtocol
 
-ROUTES = [*COMPLETIONS, *MODELS, *PROBES, *ADMIN, FALLBACK]
+ROUTES = [*COMPLETIONS, *EMBEDDINGS, *MODELS, *PROBES, *ADMIN, FALLBACK]
 BACKLOG = 2048
 
 

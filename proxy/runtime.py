@@ -24,8 +24,18 @@ from proxy.config.settings import Settings
 from proxy.core.deadlines import TICK_S, Deadlines
 from proxy.core.redact import Redactor
 from proxy.core.ulid import UlidFactory
+from proxy.dialects.anthropic.dialect import AnthropicMessages
+from proxy.dialects.base import OutboundDialect
+from proxy.dialects.bedrock.dialect import BedrockConverse
+from proxy.dialects.bedrock.embeddings import BedrockEmbeddings
+from proxy.dialects.cohere.dialect import CohereChat
+from proxy.dialects.gemini.dialect import Gemini
+from proxy.dialects.native_embeddings import CohereEmbeddings, GeminiEmbeddings, OllamaEmbeddings, VertexEmbeddings
+from proxy.dialects.ollama.dialect import OllamaChat
 from proxy.dialects.openai_chat import AzureChat, OpenAIChat
+from proxy.dialects.openai_embeddings import AzureEmbeddings, OpenAIEmbeddings, OpenAIEmbeddingsInbound
 from proxy.dialects.openai_request import OpenAIChatInbound
+from proxy.dialects.vertex import Vertex
 from proxy.engine.services import Services
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle
@@ -35,6 +45,7 @@ from proxy.server.gateway import Gateway, Note, Readiness
 from proxy.storage.queries import Queries
 from proxy.telemetry.logs import Logs, capture
 from proxy.telemetry.metrics import DeploymentState, Metrics, Sources
+from proxy.upstream.auth import Authorizer
 from proxy.upstream.client import HttpxTransport
 from proxy.upstream.demo import DemoTransport
 from proxy.upstream.pool import NativeTransport
@@ -88,6 +99,16 @@ class Runtime:
                 log_lines_dropped=lambda: self.logs.dropped,
             )
         )
+        chats: dict[str, OutboundDialect] = {
+            "openai": OpenAIChat(usage_from_openai),
+            "azure": AzureChat(usage_from_openai),
+            "anthropic": AnthropicMessages(),
+            "gemini": Gemini(),
+            "vertex": Vertex(),
+            "cohere": CohereChat(),
+            "ollama": OllamaChat(),
+            "bedrock": BedrockConverse(),
+        }
         services = Services(
             clock=clock,
             random=random.random,
@@ -106,8 +127,19 @@ class Runtime:
             counter=TokenCounter(),
             executor=ThreadPoolExecutor(1, thread_name_prefix="count"),
             transports={"native": self.native, "httpx": HttpxTransport(), "demo": DemoTransport(clock)},
+            authorizer=Authorizer(),
             inbound=OpenAIChatInbound(),
-            outbound={"openai": OpenAIChat(usage_from_openai), "azure": AzureChat(usage_from_openai)},
+            outbound=chats,
+            embeddings_inbound=OpenAIEmbeddingsInbound(),
+            embedders={
+                "openai": OpenAIEmbeddings(usage_from_openai),
+                "azure": AzureEmbeddings(usage_from_openai),
+                "gemini": GeminiEmbeddings(chats["gemini"]),
+                "vertex": VertexEmbeddings(chats["vertex"]),
+                "cohere": CohereEmbeddings(chats["cohere"]),
+                "ollama": OllamaEmbeddings(chats["ollama"]),
+                "bedrock": BedrockEmbeddings(chats["bedrock"]),
+            },
         )
         self.gateway = Gateway(services, settings, new_id, self)
 

@@ -64,6 +64,7 @@ MAY_IMPORT_LAZILY = frozenset(
         "proxy.config.schema",
         "proxy.server.asgi",
         "proxy.telemetry.metrics",
+        "proxy.upstream.auth",
         "proxy.upstream.client",
         "proxy.upstream.demo",
         "proxy.upstream.probe",

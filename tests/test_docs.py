@@ -1,7 +1,7 @@
 """The documentation says what the code does, and everything that a user can meet is in it.
 
 What has a home of its own is not repeated here: keys of the configuration (`config/test_schema.py`), metrics and events
-(`telemetry/test_metrics.py`), providers (`config/test_catalogue_data.py`), verdicts (`routing/test_verdict.py`), faults
+(`telemetry/test_metrics.py`), verdicts (`routing/test_verdict.py`), faults
 (`e2e/test_faults.py`), what is used of uvicorn (`server/test_uvicorn.py`).
 """
 
@@ -22,10 +22,11 @@ from proxy.app import ROUTES
 from proxy.cli import app
 from proxy.config.catalogue import load_catalogue
 from proxy.config.load import load
+from proxy.config.providers import PLACES
 from proxy.config.settings import ServerSettings
 from proxy.core.errors import CallerError, ChainSpent, ProxyError
 from proxy.core.version import VERSION
-from proxy.dialects import openai_request
+from proxy.dialects import native_embeddings, openai_embeddings, openai_request
 from proxy.engine import attempt
 from proxy.routing.verdict import MAX_MESSAGE_CHARS, RULES
 from proxy.server import gateway, guard, protocol
@@ -38,6 +39,7 @@ from proxy.telemetry.logs import MAX_LINE_BYTES
 from proxy.telemetry.metrics import MAX_SERIES
 from proxy.upstream import response
 from proxy.wire.sse import MAX_EVENT_BYTES
+from tests import providers_doc
 from tests.test_architecture import MAY_IMPORT
 
 pytestmark = pytest.mark.unit
@@ -260,6 +262,7 @@ def test_every_variable_that_is_read_is_documented() -> None:
     assert "TOLLBRIDGE_CONFIG" in ours
     assert {name for name in ours if f"`{name}`" not in doc("configuration.md")} == set()
     read = {name for stanza in load_catalogue().values() for name in (*stanza.key_env, *stanza.base_url_env)}
+    read |= {name for place in PLACES.values() for name in place.variables}
     assert {name for name in read if f"`{name}`" not in doc("providers.md")} == set()
 
 
@@ -282,8 +285,20 @@ def test_every_route_is_documented_and_no_other() -> None:
     text = doc("http.md").partition("\n## ")[0]
     shown = {(method, path) for method, path in re.findall(r"`(GET|POST) (/[^`?]*)`", text)}
     declared = {(line.method, line.path.replace(":path}", "}")) for line in ROUTES if line is not FALLBACK}
-    # the completion and model routes have a twin without /v1
+    # those under /v1 have a twin without it
     assert shown == {(method, path) for method, path in declared if (method, f"/v1{path}") not in declared}
+
+
+def test_how_many_inputs_go_at_once_is_documented() -> None:
+    shown = {row[0]: row[2] for row in rows(doc("http.md").partition("## Embeddings")[2].partition("\n## ")[0])}
+    assert {name: shown[name] for name in ("`gemini`", "`vertex`", "`cohere`", "`bedrock`, Cohere", "`ollama`")} == {
+        "`gemini`": str(native_embeddings.MAX_OF_GEMINI),
+        "`vertex`": str(native_embeddings.MAX_OF_VERTEX),
+        "`cohere`": str(native_embeddings.MAX_OF_COHERE),
+        "`bedrock`, Cohere": str(native_embeddings.MAX_OF_COHERE),
+        "`ollama`": f"{native_embeddings.MAX_OF_OLLAMA:,}",
+    }
+    assert shown["`openai`, `azure`"] == f"{openai_embeddings.MAX_INPUTS:,}"
 
 
 def test_every_header_of_ours_is_documented() -> None:
@@ -342,12 +357,14 @@ def test_the_limits_are_those_of_the_code() -> None:
         "messages": str(openai_request.MAX_MESSAGES),
         "tools": str(openai_request.MAX_TOOLS),
         "`n`": str(openai_request.MAX_CHOICES),
+        "inputs to be embedded": str(openai_embeddings.MAX_INPUTS),
         "model name": f"{openai_request.MAX_MODEL_BYTES} B",
         "tag (department, agent, task)": f"{openai_request.MAX_TAG_CHARS} characters",
         "a caller that reads nothing of its answer": f"{attempt.WRITE_STALL_S:.0f} s",
         "wrong admin tokens a minute, from one address": str(guard.ADMIN_ATTEMPTS_PER_MINUTE),
         "head of a provider's answer": size(response.MAX_HEAD_BYTES),
         "whole answer of a provider": size(attempt.MAX_ANSWER_BYTES),
+        "the same, with embeddings": size(attempt.MAX_EMBEDDINGS_BYTES),
         "event of a stream": size(MAX_EVENT_BYTES),
         "stream before its first content": size(attempt.MAX_HELD_BYTES),
         "metric series": str(MAX_SERIES),
@@ -364,6 +381,14 @@ def test_figures_in_the_prose_are_those_of_the_code() -> None:
     ledger = doc("ledger.md")
     assert f"at most {size(MAX_PAYLOAD_BYTES)}" in ledger
     assert f"{drainer.BATCH_RECORDS:,} records" in ledger or f"{drainer.BATCH_RECORDS} records" in ledger
+
+
+# -- providers.md
+
+
+def test_the_tables_of_the_providers_are_as_catalogue_and_dialects_have_them() -> None:
+    page = doc("providers.md")
+    assert providers_doc.written(page) == page, "run `make docs`"
 
 
 # -- architecture.md

@@ -178,7 +178,7 @@ def request_bound_nusd(request: ChatRequest, targets: Iterable[tuple[Target, Rat
     """The most that a request can cost at any of the targets it may be sent to. None if one of them has no price.
 
     The prompt is held to be one token a byte, which no vocabulary exceeds, with `MEDIUM_BOUND_TOKENS` for each medium in place of
-    its base64; the answer is as long as the request allows, times its choices.
+    its base64; the answer is as long as the request allows, times its choices. Embeddings have none.
     """
     input_tokens = _input_bound(request)
     highest = 0
@@ -188,7 +188,9 @@ def request_bound_nusd(request: ChatRequest, targets: Iterable[tuple[Target, Rat
         if rates is None:
             return None
         output_tokens = request.max_output_tokens
-        if output_tokens is None:
+        if request.kind == "embeddings":
+            output_tokens = 0
+        elif output_tokens is None:
             output_tokens = min(target.max_output or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
         highest = max(highest, rates.bound_nusd(input_tokens, output_tokens * request.choices))
     return highest

@@ -89,6 +89,15 @@ class TokenCounter:
         messages, media = prompt_overhead(body)
         return self.count_texts(prompt_texts(body)) + MESSAGE_TOKENS * (messages + 1) + IMAGE_TOKENS * media
 
+    def count_input(self, given: object) -> int:
+        """Of what is to be embedded: a text, texts, or tokens, which are counted already."""
+        if isinstance(given, str):
+            return self.count_texts([given])
+        items = given if isinstance(given, list) else []
+        texts = [item for item in items if isinstance(item, str)]
+        tokens = sum(len(item) if isinstance(item, list) else isinstance(item, int) for item in items)
+        return tokens + (self.count_texts(texts) if texts else 0)
+
 
 def _load(path: Path) -> tiktoken.Encoding:
     import tiktoken  # 5 MB and 50 ms that most processes never need

@@ -1,9 +1,9 @@
 """The providers that are known by name: `proxy/catalogue.yaml`, data only.
 
-A stanza: `dialect, base_url, base_url_env[], key_env[], key` (required, optional or none)`, auth_header, auth_prefix, headers,
-models_path, price_source, quirks, lacks[], models` (name or pattern -> context, max_output, reasoning, capabilities, quirks)`,
-unsupported` (why it cannot be used yet)`, retired` (it still works, but not for long), and for people `docs, region_urls, verified,
-unverified`.
+A stanza: `dialect, base_url` (may hold {region} or {location})`, place_urls` (place -> another base_url)`, base_url_env[],
+base_url_trim[], key_env[], key` (required, optional or none)`, auth_header, auth_prefix, headers, models_path, price_source, quirks,
+lacks[], models` (name or pattern -> context, max_output, reasoning, lacks[], capabilities[], quirks)`, retired` (it still works, but not
+for long), and for people `docs, region_urls, verified, unverified`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class ModelFacts:
     context: int | None = None
     max_output: int | None = None
     reasoning: bool = False
+    lacks: frozenset[str] = frozenset()
     capabilities: frozenset[str] | None = None
     quirks: Mapping[str, Any] = field(default_factory=dict)
 
@@ -37,7 +38,9 @@ class Stanza:
 
     dialect: str = "openai"
     base_url: str | None = None
+    place_urls: Mapping[str, str] = field(default_factory=dict)
     base_url_env: tuple[str, ...] = ()
+    base_url_trim: tuple[str, ...] = ()
     key_env: tuple[str, ...] = ()
     key: Literal["required", "optional", "none"] = "optional"
     auth_header: str = "authorization"
@@ -49,8 +52,12 @@ class Stanza:
     lacks: frozenset[str] = frozenset()
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     transport: Literal["native", "httpx", "demo"] = "native"
-    unsupported: str | None = None
     retired: str | None = None
+
+    @property
+    def placed(self) -> bool:
+        """One service that stands in many places: its address is made of the place's name."""
+        return self.base_url is not None and "{" in self.base_url
 
 
 DEMO_ADDRESS = "http://demo.invalid"
@@ -60,6 +67,16 @@ UNKNOWN = Stanza()
 """What a provider starts from whose name the catalogue does not know."""
 
 
+def known_as(catalogue: Mapping[str, Stanza], name: str, dialect: str | None, *, addressed: bool) -> Stanza | None:
+    """What is known of a provider: by its name, or, for another name without an address, by the cloud's dialect that it speaks, so
+    that `bedrock-eu: {dialect: bedrock, region: eu-west-1}` is Bedrock in a second place. None: nothing."""
+    own = catalogue.get(name)
+    if own is not None or addressed or dialect is None:
+        return own
+    service = catalogue.get(dialect)
+    return service if service is not None and service.placed else None
+
+
 def with_quirks(base: Quirks, more: Mapping[str, Any]) -> Quirks:
     """A provider's quirks with a model's laid over them: names add up, the rest is replaced."""
     if not more:
@@ -67,7 +84,7 @@ def with_quirks(base: Quirks, more: Mapping[str, Any]) -> Quirks:
     changes = dict(more)
     if "rename" in changes:
         changes["rename"] = {**base.rename, **(changes["rename"] or {})}
-    for name in ("drop", "refuse"):
+    for name in ("drop", "refuse", "drop_in_messages"):
         if name in changes:
             changes[name] = getattr(base, name) | frozenset(changes[name] or ())
     return replace(base, **changes)
@@ -89,7 +106,7 @@ def _stanza(name: str, raw: Mapping[str, Any]) -> Stanza:
         values["quirks"] = with_quirks(Quirks(), values.get("quirks", {}))
         values["models"] = {model: _facts(facts or {}) for model, facts in values.get("models", {}).items()}
         values["lacks"] = frozenset(values.get("lacks", ()))
-        for key in ("base_url_env", "key_env"):
+        for key in ("base_url_env", "base_url_trim", "key_env"):
             values[key] = tuple(values.get(key, ()))
         if "base_url" in values:
             values["base_url"] = values["base_url"].rstrip("/")
@@ -104,6 +121,7 @@ def _stanza(name: str, raw: Mapping[str, Any]) -> Stanza:
 
 def _facts(raw: Mapping[str, Any]) -> ModelFacts:
     values = dict(raw)
-    if values.get("capabilities") is not None:
-        values["capabilities"] = frozenset(values["capabilities"])
+    for name in ("lacks", "capabilities"):
+        if values.get(name) is not None:
+            values[name] = frozenset(values[name])
     return ModelFacts(**values)

@@ -7,14 +7,17 @@ where it protects, or decides what happens, it is a fault: a proxy that silently
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
 from proxy.config.draft import Draft
-from proxy.config.faults import Path
-from proxy.config.schema import SPOKEN, BudgetSection, ChainSection, Section, later_of
+from proxy.config.faults import Path, one_line
+from proxy.config.schema import BudgetSection, ChainSection, Section, later_of
 from proxy.config.settings import Settings
+from proxy.core.target import Target
 
 
 def check_vocabulary(draft: Draft) -> None:
@@ -55,8 +58,6 @@ def _key(section: Section, name: str, path: Path, draft: Draft) -> None:
         case "ignored" | "budget":
             draft.warn(path, f"'{name}' is not yet supported here and has no effect (it may stay)", at_key=True)
         case None:
-            if name == "dialect" and value is not None and value not in SPOKEN:
-                draft.fault(path, f"dialect: '{value}' is not yet supported (write openai or azure, or remove the stanza)")
             _walk(value, path, draft)
 
 
@@ -68,6 +69,33 @@ def _chain(chain: ChainSection, path: Path, draft: Draft) -> None:
             (*path, "on_break"),
             "on_break: 'continue' is not yet supported: a broken stream ends with an error event (it may stay)",
         )
+
+
+_MAKER = re.compile(r"^(?:[a-z-]{2,6}\.)?(?:amazon|cohere)\.")  # how Bedrock begins a name
+_VERSION = re.compile(r"(?:\.0|:\d+|:latest)+$")
+
+
+def warn_of_mixed_embeddings(chain: str, targets: Iterable[tuple[Path, Target]], draft: Draft) -> None:
+    """Vectors of two models mean nothing to each other, of whatever length they are: a failover from one to the other would go unseen,
+    and what was stored with it would not be found again."""
+    first: str | None = None
+    for place, target in targets:
+        model = target.upstream_model
+        if "embed" not in model.lower() and "embeddings" not in (target.capabilities or ()):
+            continue
+        if first is None:
+            first = model
+        elif _embedding_model(model) != _embedding_model(first):
+            draft.warn(
+                place,
+                f"chain '{one_line(chain)}' has two embedding models, '{one_line(first)}' and '{one_line(model)}', whose vectors must"
+                " not be mixed (keep one of them; it may stay if both names mean the same model)",
+            )
+
+
+def _embedding_model(name: str) -> str:
+    """The model, as far as its name tells, however a provider decorates it."""
+    return _VERSION.sub("", _MAKER.sub("", name.lower().rpartition("/")[2]))
 
 
 def is_loopback(host: str) -> bool:

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from proxy.config.catalogue import UNKNOWN, Stanza
+from proxy.config.catalogue import UNKNOWN, Stanza, known_as
 from proxy.config.check import is_metadata_host
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.schema import ProviderSection
 from proxy.config.targets import NO_SECTION
-from proxy.core.target import NO_CREDENTIAL, Credential, Provider, Secret
+from proxy.core.target import NO_CREDENTIAL, Credential, Provider, Quirks, Secret
 
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 OWN_HEADERS = frozenset(
     "accept-encoding connection content-length content-type host keep-alive te trailer transfer-encoding upgrade".split()
 )
-DIALECT_AUTH = {"azure": ("api-key", "")}
 PROXY_SCHEMES = {"native": ("http",), "httpx": ("http", "https", "socks5", "socks5h")}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a cloud a service stands. `variables` say it where the stanza does not, first one set wins; then `default`."""
+
+    variables: tuple[str, ...]
+    form: re.Pattern[str]
+    example: str
+    default: str | None = None
+
+
+PLACES = {
+    "region": Place(("AWS_REGION", "AWS_DEFAULT_REGION"), re.compile(r"[a-z]{2,4}(-[a-z]+)+-[0-9]+"), "us-east-1"),
+    # an older project may stand within a domain: example.com:my-project
+    "project": Place(
+        ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"), re.compile(r"([a-z0-9.-]+:)?[a-z0-9][a-z0-9-]{0,62}"), "my-project"
+    ),
+    "location": Place(
+        ("GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION"), re.compile(r"[a-z][a-z0-9-]{0,62}"), "europe-west1", default="global"
+    ),
+}
+DIALECT_PLACES = {"bedrock": ("region",), "vertex": ("project", "location")}
+SERVICE_ACCOUNTS = frozenset(("vertex",))  # whose keys are not sent, but tokens are made from them
 
 
 def build_provider(name: str, section: ProviderSection | None, mentioned: Path, draft: Draft) -> tuple[Provider, list[Secret]]:
@@ -37,10 +62,12 @@ class _Builder:
         self.path: Path = ("providers", name) if section is not None else mentioned
         self.has_stanza = section is not None
         self.draft = draft
-        self.known = draft.catalogue.get(name)
+        self.known = known_as(draft.catalogue, name, self.section.dialect, addressed=self.section.base_url is not None)
         self.facts: Stanza = self.known or UNKNOWN
+        self.dialect = self.section.dialect or self.facts.dialect
         self.disabled: str | None = None
         self.secrets: list[Secret] = []
+        self.places: dict[str, str] = {}
 
     def build(self) -> tuple[Provider, list[Secret]]:
         section, facts = self.section, self.facts
@@ -48,39 +75,69 @@ class _Builder:
             self.draft.fault(
                 self.path, f"'{one_line(self.name)}' cannot name a provider (use letters, digits, '.', '_' and '-')", at_key=True
             )
-        dialect = self._dialect()
-        if facts.unsupported and section.dialect is None:
-            self._disable(f"not yet supported: {facts.unsupported}", warn=True)
-        base_url = self._base_url()
+        self._check_dialect()
+        # what is known of a provider goes for its own format; for any other, what the catalogue says of the format's namesake
+        as_known = self.dialect == facts.dialect
+        manners = facts if as_known else self.draft.catalogue.get(self.dialect, UNKNOWN)
+        self._find_places()
+        base_url = self._base_url(manners)
         credentials = self._credentials()
         if not section.enabled:
             self.disabled = "disabled in the file"
-        auth_header, auth_prefix = facts.auth_header, facts.auth_prefix
-        if dialect != facts.dialect:
-            auth_header, auth_prefix = DIALECT_AUTH.get(dialect, ("authorization", "Bearer "))
         transport = "demo" if facts.transport == "demo" else section.transport or facts.transport
         if facts.retired and not self.disabled:
             self.draft.warn(self.path, f"provider '{self.name}': {facts.retired}", at_key=self.has_stanza)
         provider = Provider(
             name=self.name,
-            dialect=dialect,
+            dialect=self.dialect,
             base_url=base_url,
             credentials=credentials,
-            auth_header=auth_header,
-            auth_prefix=auth_prefix,
-            headers={**facts.headers, **self._headers()},
+            auth_header=manners.auth_header,
+            auth_prefix=manners.auth_prefix,
+            headers={**manners.headers, **self._headers()},
             api_version=section.api_version,
             transport=transport,
             proxy_url=self._proxy(transport),
             ca_file=self._ca_file(),
-            model_list_path=facts.models_path,
-            quirks=facts.quirks,
-            lacks=facts.lacks,
+            model_list_path=manners.models_path,
+            quirks=facts.quirks if as_known else Quirks(),
+            lacks=facts.lacks if as_known else frozenset(),
             price_source=facts.price_source,
             in_flight=section.limits.in_flight,
+            region=self.places.get("region"),
+            project=self.places.get("project"),
+            location=self.places.get("location"),
+            signs=self.dialect in SERVICE_ACCOUNTS or (self.dialect == "bedrock" and credentials == (NO_CREDENTIAL,)),
             disabled=self.disabled,
         )
         return provider, self.secrets
+
+    def _find_places(self) -> None:
+        """Where in a cloud the service stands, as far as the dialect needs it: from the stanza, else from the cloud's variables."""
+        values = self.draft.environment.values
+        for name, place in PLACES.items():
+            path, origin = (*self.path, name), name
+            found: str | None = getattr(self.section, name)
+            if name not in DIALECT_PLACES.get(self.dialect, ()):
+                if found is not None:
+                    self.draft.warn(path, f"'{name}' means nothing to dialect {self.dialect} (remove it)", at_key=True)
+                continue
+            if found is None:
+                path = self.path
+                origin = next((variable for variable in place.variables if values.get(variable, "").strip()), name)
+                found = values.get(origin, "").strip() or place.default
+            if found is None:
+                if name == "project" or not self._is_addressed():
+                    self._disable(f"no {name}: write {name} or set {' or '.join(place.variables)}", warn=True)
+            elif not place.form.fullmatch(found):
+                self.draft.fault(path, f"{origin}: '{one_line(found)}' cannot be one (write such as {place.example})")
+            else:
+                self.places[name] = found
+
+    def _is_addressed(self) -> bool:
+        """Where the service stands is said by its address, and not the address by where it stands."""
+        values = self.draft.environment.values
+        return self.section.base_url is not None or any(values.get(name, "").strip() for name in self.facts.base_url_env)
 
     def _disable(self, reason: str, *, warn: bool) -> None:
         """The first reason is told."""
@@ -89,18 +146,31 @@ class _Builder:
             if warn and self.has_stanza and self.section.enabled:
                 self.draft.warn(self.path, f"provider '{self.name}' is disabled: {reason}", at_key=True)
 
-    def _dialect(self) -> str:
+    def _check_dialect(self) -> None:
+        section = self.section
         if self.known is None:
-            unsaid = [name for name in ("dialect", "base_url") if getattr(self.section, name) is None]
+            unsaid = [name for name in ("dialect", "base_url") if getattr(section, name) is None]
             if unsaid:
                 near = did_you_mean(self.name, self.draft.catalogue) if len(unsaid) == 2 else ""
                 examples = {"dialect": "dialect: openai", "base_url": "base_url: http://10.0.0.5:8000/v1"}
                 advice = near or f" (write {' and '.join(examples[name] for name in unsaid)})"
                 message = f"provider '{one_line(self.name)}' is not in the catalogue and does not say its {' and '.join(unsaid)}"
                 self.draft.fault(self.path, message + advice, at_key=True)
-        return self.section.dialect or self.facts.dialect
+        elif self.dialect != self.facts.dialect and section.base_url is None:
+            self.draft.fault(
+                (*self.path, "dialect"),
+                f"dialect: the known address of '{self.name}' speaks {self.facts.dialect}"
+                f" (write the base_url that speaks {self.dialect})",
+            )
 
-    def _base_url(self) -> str:
+    def _base_url(self, manners: Stanza) -> str:
+        """Without the end that some write by habit and that the dialect's own path would repeat."""
+        url = self._given_url()
+        for end in manners.base_url_trim:
+            url = url.removesuffix(end)
+        return url
+
+    def _given_url(self) -> str:
         if self.section.base_url is not None:
             return self._checked_url(self.section.base_url, (*self.path, "base_url"), "base_url")
         for variable in self.facts.base_url_env:
@@ -112,11 +182,21 @@ class _Builder:
                 given = urlsplit_or_none(url)
                 return url + (parts.path if parts and given and not given.path else "")
         if self.facts.base_url is not None:
-            return self.facts.base_url
-        if self.known is not None and not self.facts.unsupported:
+            return self._placed(self.facts.base_url)
+        if self.known is not None:
             variables = " or ".join(self.facts.base_url_env)
             self._disable(f"no address: {f'set {variables} or ' if variables else ''}write base_url", warn=True)
         return ""
+
+    def _placed(self, url: str) -> str:
+        """The catalogue's address with the place in it; none where the place is unknown, which disables the provider."""
+        for place in self.places.values():
+            if place in self.facts.place_urls:
+                return self.facts.place_urls[place]
+        try:
+            return url.format_map(self.places)
+        except KeyError:
+            return ""
 
     def _checked_url(self, url: str, path: Path, origin: str) -> str:
         """Without a slash at the end. The fault never shows the address, which may hold a password."""
@@ -177,25 +257,44 @@ class _Builder:
         return tuple(found.values())
 
     def _secret(self, text: str, place: Path) -> Secret | None:
-        text = text.strip()
+        text = self._key_text(text)
         if not text:
             self.draft.fault(place, "a key cannot be empty (write a variable such as ${NAME}, or remove the line)")
             return None
-        if not (text.isascii() and text.isprintable()):
-            self.draft.fault(place, "the key holds characters that no header may carry (copy it anew)")
+        if fault := self._key_fault(text):
+            self.draft.fault(place, f"the key {fault} (copy it anew)")
             return None
         secret = Secret(text)
         self.secrets.append(secret)
         return secret
 
+    def _key_text(self, text: str) -> str:
+        """A service account's key may be the content of its file, which is JSON on many lines: made one, its own key known as secret."""
+        text = text.strip()
+        if self.dialect in SERVICE_ACCOUNTS and text.startswith("{"):
+            try:
+                account = json.loads(text)
+            except (ValueError, RecursionError):
+                return text
+            private = account.get("private_key")
+            if isinstance(private, str) and private:
+                self.secrets += [Secret(private), Secret(json.dumps(private)[1:-1])]
+            return json.dumps(account)
+        return text
+
+    def _key_fault(self, text: str) -> str | None:
+        if self.dialect in SERVICE_ACCOUNTS and text.startswith("{") and not text.endswith("}"):
+            return "begins as a service account's file does and is not all of it"
+        return None if text.isascii() and text.isprintable() else "holds characters that no header may carry"
+
     def _known_credentials(self) -> tuple[Credential, ...]:
         """The first variable that the catalogue names and that is set."""
         for variable in self.facts.key_env:
-            text = self.draft.environment.values.get(variable, "").strip()
+            text = self._key_text(self.draft.environment.values.get(variable, ""))
             if not text:
                 continue
-            if not (text.isascii() and text.isprintable()):
-                self._disable(f"no key: {variable} holds characters that no header may carry", warn=True)
+            if fault := self._key_fault(text):
+                self._disable(f"no key: {variable} {fault}", warn=True)
                 return ()
             secret = Secret(text)
             self.secrets.append(secret)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from proxy.config.check import calls_itself
+from proxy.config.check import calls_itself, warn_of_mixed_embeddings
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.patterns import literal_length
@@ -57,13 +57,15 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
     exact: dict[str, Chain] = {}
     templates: list[tuple[str, ChainTemplate]] = []
     for name, chain in chains.items():
+        targets = [factory.make(s.provider, s.model, s.tuning) for s in steps[name]]
+        warn_of_mixed_embeddings(name, zip([step.path for step in steps[name]], targets, strict=True), draft)
         if "*" in name:
             template = ChainTemplate(
                 name, _maker(name, chain, steps[name], factory), tuple(f"{s.provider}/{s.model}" for s in steps[name])
             )
             templates.append((name, template))
         else:
-            exact[name] = _chain(name, chain, [factory.make(s.provider, s.model, s.tuning) for s in steps[name]])
+            exact[name] = _chain(name, chain, targets)
     templates.sort(key=lambda named: -literal_length(named[0]))
     admin, metrics = _tokens(draft, secrets)
     clients, by_digest = _clients(draft, admin, secrets)

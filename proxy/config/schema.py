@@ -226,8 +226,6 @@ class ModelSection(Tuning):
 
 
 Dialect = Literal["openai", "azure", "anthropic", "gemini", "vertex", "cohere", "ollama", "bedrock"]
-SPOKEN: frozenset[str] = frozenset(("openai", "azure"))
-"""The wire formats that upstreams can be spoken to in; the others are not yet supported."""
 
 
 class ProviderSection(Tuning):
@@ -260,9 +258,9 @@ class ProviderSection(Tuning):
     budget: BudgetSection | None = optional("What may be spent at this provider.", {"usd": 50, "per": "month"}, later="budget")
     health: Any = optional("How it is probed.", {"interval": "60s"}, later="ignored")
     quotas: Any = optional("What it allows for in a period.", [{"requests": 14400, "per": "day"}], later="ignored")
-    region: Any = optional("Bedrock: the region.", "us-east-1", later="ignored")
-    project: Any = optional("Vertex: the project.", "my-project", later="ignored")
-    location: Any = optional("Vertex: the location.", "europe-west1", later="ignored")
+    region: Text | None = optional("Bedrock: the AWS region. Default: AWS_REGION or AWS_DEFAULT_REGION.", "us-east-1")
+    project: Text | None = optional("Vertex: the Google Cloud project. Default: GOOGLE_CLOUD_PROJECT.", "my-project")
+    location: Text | None = optional("Vertex: the location. Default: GOOGLE_CLOUD_LOCATION, else global.", "europe-west1")
 
 
 class TargetSection(Tuning):

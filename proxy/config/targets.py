@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from proxy.config.catalogue import ModelFacts, Stanza, with_quirks
+from proxy.config.catalogue import ModelFacts, Stanza, known_as, with_quirks
 from proxy.config.patterns import best_match
 from proxy.config.schema import File, ModelSection, PriceSection, ProviderSection, Tuning
 from proxy.core.target import CircuitSettings, Price, Provider, Target, Timeouts
@@ -31,8 +31,10 @@ class TargetFactory:
         provider = self.providers[provider_name]
         section = self.file.providers.get(provider_name, NO_SECTION)
         written = best_match(section.models, model) or NO_MODEL
-        stanza = self.catalogue.get(provider_name)
+        stanza = known_as(self.catalogue, provider_name, section.dialect, addressed=section.base_url is not None)
         facts = (best_match(stanza.models, model) if stanza else None) or NO_FACTS
+        if stanza is not None and stanza.dialect != provider.dialect:
+            facts = replace(facts, lacks=frozenset(), quirks={})  # which are about another format
         price = written.price or best_match(section.prices, model)
         timeouts, circuit, retries = lay_over([self.file.defaults, section, written, *nearer])
         exact = model in section.models or model in section.prices or (stanza is not None and model in stanza.models)
@@ -46,7 +48,8 @@ class TargetFactory:
             price=_price(price) if price else None,
             context=written.context or facts.context,
             max_output=written.max_output or facts.max_output,
-            capabilities=facts.capabilities if written.capabilities is None else frozenset(written.capabilities),
+            capabilities=facts.capabilities if written.capabilities is None else _capabilities(written.capabilities),
+            lacks=facts.lacks,
             quirks=with_quirks(provider.quirks, facts.quirks),
             reasoning=facts.reasoning,
             in_flight=written.limits.in_flight or section.limits.in_flight,
@@ -66,6 +69,11 @@ def lay_over(levels: Sequence[Tuning]) -> tuple[Timeouts, CircuitSettings, int]:
     durations = {"window", "open", "open_max"}
     settings = CircuitSettings(**{f"{name}_s" if name in durations else name: value for name, value in circuit.items()})
     return Timeouts(**{f"{name}_s": value for name, value in timeouts.items()}), settings, retries
+
+
+def _capabilities(written: Sequence[str]) -> frozenset[str]:
+    """Who can call tools can do so in a stream: the exceptions are the catalogue's to know, not the user's to deny."""
+    return frozenset(written) | ({"streamed_tools"} if "tools" in written else frozenset())
 
 
 def _price(section: PriceSection) -> Price:

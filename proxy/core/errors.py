@@ -122,6 +122,18 @@ class UnsupportedFeature(CallerError):
     code = "unsupported_feature"
 
 
+class CannotCarry(Exception):
+    """A dialect has no words for something that this request cannot do without: the target is passed over with that reason.
+
+    `feature` completes "cannot carry …"; `param` is where the request asks for it.
+    """
+
+    def __init__(self, feature: str, *, param: str | None = None) -> None:
+        super().__init__(feature)
+        self.feature = feature
+        self.param = param
+
+
 class BadHttp(CallerError):
     """The bytes are not a request that is safe to read: the connection is closed after the answer."""
 

@@ -94,7 +94,9 @@ class Quirks:
     named to the caller). `refuse`: fields whose presence (true, or > 1 for `n`) means that the target cannot serve the request.
     `usage_in_stream`: `stream_options` (ask for it), `always` (comes unasked; `stream_options` is refused) or `never`.
     `reasoning_excluded`: completion_tokens leaves reasoning out (xAI). `developer_role`: the role that stands in for `developer`
-    where the provider refuses it, None where it is taken as it is.
+    where the provider refuses it, None where it is taken as it is. `drop_in_messages`: fields of messages that it refuses (those that
+    an answer had, and that come back with the conversation, above all). `call_id_length`: ids of tool calls must be so many letters
+    and digits (Mistral), None where they may be anything.
     """
 
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -103,6 +105,27 @@ class Quirks:
     usage_in_stream: Literal["stream_options", "always", "never"] = "stream_options"
     reasoning_excluded: bool = False
     developer_role: str | None = None
+    drop_in_messages: frozenset[str] = frozenset()
+    call_id_length: int | None = None
+
+
+FEATURES: Mapping[str, str] = {
+    "tools": "functions that the model may call",
+    "parallel_tools": "several calls at a time, where that is asked for in so many words",
+    "streamed_tools": "calls in a streamed answer",
+    "vision": "images in messages",
+    "documents": "files in messages",
+    "audio": "audio in messages",
+    "video": "videos in messages",
+    "audio_output": "answers that are spoken",
+    "image_output": "answers with images",
+    "json_object": "JSON mode",
+    "json_schema": "answers that are held to a JSON schema",
+    "logprobs": "log-probabilities of tokens",
+    "n": "several choices",
+    "embeddings": "vectors of texts",
+}
+"""What a request may need of a target, and a target may lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +134,8 @@ class Provider:
 
     `auth_header` is the lower-case header that carries the key, `auth_prefix` what stands before it (`Bearer `, or empty).
     `base_url` has no trailing slash. `price_source` is the provider's id in the price data, None where it has none there.
-    `region` is AWS's, `project` and `location` are Google's, for the dialects that need them.
-    `lacks` names features that none of its models serves: tools, vision, audio, json_schema, json_object, logprobs, n, seed,
-    parallel_tools.
+    `region` is AWS's, `project` and `location` are Google's. `signs`: each call needs a signature or token of its own
+    (`upstream/auth.py`). `lacks` names features that none of its models serves, in the words of FEATURES.
     """
 
     name: str
@@ -135,6 +157,7 @@ class Provider:
     region: str | None = None
     project: str | None = None
     location: str | None = None
+    signs: bool = False
     disabled: str | None = None
 
     @property
@@ -147,8 +170,9 @@ class Target:
     """A model at a provider, with every default already applied. `name` is `provider/upstream_model`.
 
     `label` is what metrics may call the model: its name where the configuration lists it, else `other`.
-    `capabilities` None: unknown, so nothing is ruled out. `context` in tokens. `price` overrides the price data.
-    `quirks` are the provider's with the model's own laid over them.
+    `capabilities`: all that it can do, in the words of FEATURES; None: unknown, so only what the provider or the model is known to
+    lack (`lacks`) is ruled out. `context` in tokens. `price` overrides the price data. `quirks` are the provider's with the model's
+    own laid over them.
     """
 
     provider: Provider
@@ -161,6 +185,7 @@ class Target:
     context: int | None = None
     max_output: int | None = None
     capabilities: frozenset[str] | None = None
+    lacks: frozenset[str] = frozenset()
     quirks: Quirks = field(default_factory=Quirks)
     reasoning: bool = False
     in_flight: int | None = None

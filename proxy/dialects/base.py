@@ -41,8 +41,7 @@ class WholeAnswer:
 class AnswerStream(Protocol):
     """A streamed answer on its way through. State only grows; `error` ends it: what `feed` returned before it may still be sent.
 
-    `committed`: content has been seen. `done`: the answer is complete and `close` will say so. `events`: complete events so far,
-    `content_events`: those that carried content.
+    `committed`: content has been seen. `done`: the answer is complete and `close` will say so. `events`: complete events so far.
     """
 
     committed: bool
@@ -51,7 +50,6 @@ class AnswerStream(Protocol):
     finish_reason: str | None
     error: UpstreamError | None
     events: int
-    content_events: int
     malformed: int
     mended: int
     end_mark_missing: bool

@@ -24,6 +24,7 @@ from proxy.core.target import Quirks, Target
 from proxy.core.usage import Usage
 from proxy.dialects.base import MAX_KEPT_TEXT_BYTES, OutboundRequest, WholeAnswer
 from proxy.dialects.openai_errors import decode_error, error_from_object
+from proxy.dialects.openai_replay import with_call_ids, without_fields
 from proxy.wire.sse import MAX_EVENT_BYTES, EventTooLarge, SseSplitter, event_data
 
 UsageReader = Callable[[dict[str, Any], Quirks], Usage | None]
@@ -117,28 +118,37 @@ def patched_body(request: ChatRequest, target: Target) -> tuple[dict[str, Any], 
     quirks = target.quirks
     body = dict(request.body)
     body["model"] = target.upstream_model
-    dropped: tuple[str, ...] = ()
+    dropped: set[str] = set()
     for name, better in quirks.rename.items():
         if name in body:
             value = body.pop(name)
             if body.get(better) is None:
                 body[better] = value
+            elif value is not None and value != body[better]:
+                dropped.add(name)
     if quirks.drop and not quirks.drop.isdisjoint(body):
-        dropped = tuple(sorted(quirks.drop & body.keys()))
-        for name in dropped:
+        found = quirks.drop & body.keys()
+        dropped |= found
+        for name in found:
             del body[name]
-    if quirks.developer_role is not None:
-        body["messages"] = [
-            {**message, "role": quirks.developer_role} if message["role"] == "developer" else message
-            for message in body["messages"]
-        ]
+    if request.kind == "chat":
+        if quirks.developer_role is not None:
+            body["messages"] = [
+                {**message, "role": quirks.developer_role} if message["role"] == "developer" else message
+                for message in body["messages"]
+            ]
+        if quirks.drop_in_messages:
+            body["messages"], lost = without_fields(body["messages"], quirks.drop_in_messages)
+            dropped |= lost
+        if quirks.call_id_length is not None:
+            body["messages"] = with_call_ids(body["messages"], quirks.call_id_length)
     if request.stream:
         if quirks.usage_in_stream == "stream_options":
             options = body.get("stream_options")
             body["stream_options"] = {**options, "include_usage": True} if options else {"include_usage": True}
         else:
             body.pop("stream_options", None)
-    return body, dropped
+    return body, tuple(sorted(dropped)) if dropped else ()
 
 
 class ChatStream:
@@ -154,7 +164,6 @@ class ChatStream:
         "_text_bytes",
         "_texts",
         "committed",
-        "content_events",
         "done",
         "end_mark_missing",
         "error",
@@ -180,7 +189,6 @@ class ChatStream:
         self.finish_reason: str | None = None
         self.error: UpstreamError | None = None
         self.events = 0
-        self.content_events = 0
         self.malformed = 0
         self.mended = 0
         self.end_mark_missing = False
@@ -269,7 +277,6 @@ class ChatStream:
         self.events += len(chunks)
         if odd <= index:
             self.committed = True
-            self.content_events += index + 1 - odd
         if len(texts) >= _TEXTS_HELD or len(data) > _LONG_READ_BYTES:
             self._take_in()
         if not held_back:
@@ -365,7 +372,6 @@ class ChatStream:
         content = delta.get("content")
         if type(content) is str and content:
             self.committed = True
-            self.content_events += 1
             self._texts.append(content)
             if len(delta) == 1:
                 return
@@ -374,7 +380,6 @@ class ChatStream:
             if not value or (name == "content" and type(value) is str):
                 continue
             self.committed = True
-            self.content_events += 1
             if type(value) is str:
                 self._texts.append(value)
             elif name == "tool_calls" and type(value) is list:
@@ -480,7 +485,10 @@ def whole_to_stream(answer: dict[str, Any], *, include_usage: bool) -> bytes:
         calls = delta.get("tool_calls")
         if type(calls) is list:
             delta["tool_calls"] = [{"index": i, **call} if type(call) is dict else call for i, call in enumerate(calls)]
-        chunks.append({**base, "choices": [{"index": index, "delta": delta, "finish_reason": None}]})
+        said = {"index": index, "delta": delta, "finish_reason": None}
+        if choice.get("logprobs"):
+            said["logprobs"] = choice["logprobs"]
+        chunks.append({**base, "choices": [said]})
         end = {"index": index, "delta": {}, "finish_reason": choice.get("finish_reason") or "stop"}
         chunks.append({**base, "choices": [end]})
     if include_usage and answer.get("usage"):

@@ -112,7 +112,7 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], ErrorClass], ...] = tuple(
 _LATCHING = frozenset((ErrorClass.AUTH, ErrorClass.INSUFFICIENT_QUOTA, ErrorClass.MODEL_NOT_FOUND))
 _OWN_WORDS = re.compile(r"[^'\"`:]*")
 _NOT_A_MODEL = re.compile(
-    r"\b(?:no such|unknown|find (?:the )?)\s*file\b|\bfile[ _-]?id\b|\bfile .{0,80}not found", re.IGNORECASE
+    r"\b(?:no such|unknown|find (?:the )?)\s*file\b|\bfile[ _-]?id\b|\bfile .{0,80}not found|\bnot a chat model\b", re.IGNORECASE
 )
 _REFINED_BY_TEXT = frozenset((ErrorClass.INVALID_REQUEST, ErrorClass.RATE_LIMITED, ErrorClass.AUTH, ErrorClass.SERVER_ERROR))
 

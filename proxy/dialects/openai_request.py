@@ -30,7 +30,8 @@ FORBIDDEN = frozenset(
 )
 _INTEGERS = frozenset(("max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs"))
 _NON_NEGATIVE = frozenset(("max_tokens", "max_completion_tokens", "top_logprobs"))
-_FEATURES = frozenset(("tools", "functions", "response_format", "logprobs", "top_logprobs", "n"))  # what `_needs` looks at
+# what `_needs` looks at
+_FEATURES = frozenset(("tools", "functions", "response_format", "logprobs", "top_logprobs", "n", "modalities", "audio"))
 _TAGS = ("department", "agent", "task", "task_id")
 _NO_NEEDS: frozenset[str] = frozenset()
 
@@ -66,7 +67,7 @@ class OpenAIChatInbound:
             get("max_completion_tokens") or get("max_tokens"),
             get("n") or 1,
             frozenset(needs) if needs else _NO_NEEDS,
-            _take_tags(parsed) if "metadata" in parsed else NO_TAGS,
+            take_tags(parsed) if "metadata" in parsed else NO_TAGS,
         )
 
     def encode_error(self, error: ProxyError) -> bytes:
@@ -176,7 +177,7 @@ def _wants_usage(options: object) -> bool:
     return options.get("include_usage") is True
 
 
-def _take_tags(body: dict[str, Any]) -> Tags:
+def take_tags(body: dict[str, Any]) -> Tags:
     """Our own entries of `metadata`, removed from what is forwarded. Values that are no short strings are left alone."""
     metadata = body["metadata"]
     if type(metadata) is not dict or not any(name in metadata for name in _TAGS):
@@ -198,13 +199,15 @@ def clean_tag(value: object) -> str | None:
 
 
 def _needs(body: dict[str, Any]) -> list[str]:
-    """The features, besides those of the messages, without which a target cannot serve this request (words of `capabilities`)."""
+    """The features, besides those of the messages, without which a target cannot serve this request (`core.target.FEATURES`)."""
     found: list[str] = []
     _check_tools(body.get("tools"))
     if body.get("tools") or body.get("functions"):
         found.append("tools")
         if body.get("parallel_tool_calls") is True:
             found.append("parallel_tools")
+        if body.get("stream") is True:
+            found.append("streamed_tools")
     response_format = body.get("response_format")
     if type(response_format) is dict:
         kind = response_format.get("type")
@@ -214,7 +217,13 @@ def _needs(body: dict[str, Any]) -> list[str]:
         found.append("logprobs")
     if (body.get("n") or 1) > 1:
         found.append("n")
+    modalities = body.get("modalities")
+    if type(modalities) is list:
+        found += [_MODALITY_NEEDS[kind] for kind in modalities if type(kind) is str and kind in _MODALITY_NEEDS]
+    if body.get("audio"):
+        found.append("audio_output")
     return found
 
 
-_PART_NEEDS = {"image_url": "vision", "input_audio": "audio"}
+_PART_NEEDS = {"image_url": "vision", "input_audio": "audio", "file": "documents", "video_url": "video"}
+_MODALITY_NEEDS = {"audio": "audio_output", "image": "image_output"}

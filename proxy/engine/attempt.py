@@ -27,6 +27,7 @@ FIRST_TOKEN_WHOLE_S = 300.0
 WRITE_STALL_S = 60.0
 LINGER_S = 1.0  # for the upstream's last bytes after [DONE], so that its connection can serve again
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_EMBEDDINGS_BYTES = 128 * 1024 * 1024  # 2,048 vectors of 3,072 numbers
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HELD_BYTES = 1024 * 1024  # of events before the first content
 
@@ -138,12 +139,12 @@ class Attempt:
             if content_type.startswith((b"text/html", b"text/event-stream")):
                 what = content_type.decode("latin-1")[:60]
                 raise UpstreamError(ErrorClass.BAD_CONTENT_TYPE, f"answered with {what}", status=status)
-            return self._whole(await self._read_body(response), request)
+            return self._whole(await self._read_body(response, request), request)
         start = b""
         if not content_type.startswith(self._dialect.stream_type):
             start = await self._first_bytes(response, content_type)
             if start.lstrip()[:1] in (b"{", b"["):
-                self._whole(start + await self._read_body(response), request)
+                self._whole(start + await self._read_body(response, request), request)
                 streamed = self._dialect.stream_from_whole(self.body, request)
                 self._commit(sink, headers)
                 return streamed
@@ -197,15 +198,16 @@ class Attempt:
         self.odd_wait = is_nonsense(response.headers)
         return error
 
-    async def _read_body(self, response: UpstreamResponse) -> bytes:
+    async def _read_body(self, response: UpstreamResponse, request: ChatRequest) -> bytes:
         body = await response.read()
         pieces: list[bytes] = []
         size = len(body)
         while data := await response.read():
             pieces.append(data)
             size += len(data)
-            if size > MAX_ANSWER_BYTES:
-                raise UpstreamError(ErrorClass.TOO_LARGE, "the answer is larger than 32 MiB", status=self.status)
+            if size > MAX_ANSWER_BYTES and (request.kind == "chat" or size > MAX_EMBEDDINGS_BYTES):
+                limit = MAX_ANSWER_BYTES if request.kind == "chat" else MAX_EMBEDDINGS_BYTES
+                raise UpstreamError(ErrorClass.TOO_LARGE, f"the answer is larger than {limit >> 20} MiB", status=self.status)
         return b"".join([body, *pieces]) if pieces else body
 
     def _whole(self, body: bytes, request: ChatRequest) -> bytes:

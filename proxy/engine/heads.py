@@ -29,7 +29,7 @@ def make_head(provider: Provider, credential: Credential, method: str, path: str
     proxy_url = provider.proxy_url.reveal() if provider.proxy_url is not None else None
     origin, prefix = parse_base_url(provider.base_url, ca_file=provider.ca_file, proxy_url=proxy_url)
     headers = list(_FIXED)
-    if credential.secret is not None:
+    if credential.secret is not None and not provider.signs:  # what signs is no key to send
         value = provider.auth_prefix + credential.secret.reveal()
         headers.append((provider.auth_header.encode("ascii"), value.encode("latin-1")))
     headers += [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in provider.headers.items()]

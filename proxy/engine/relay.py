@@ -20,6 +20,7 @@ from proxy.core.deadlines import NEVER
 from proxy.core.errors import (
     AllProvidersUnavailable,
     CallerError,
+    CannotCarry,
     ErrorClass,
     ModelNotAllowed,
     ModelNotFound,
@@ -29,8 +30,10 @@ from proxy.core.errors import (
 )
 from proxy.core.ports import HeaderList, Sink
 from proxy.core.redact import one_line
-from proxy.core.target import Chain, Target
+from proxy.core.target import Chain, Provider, Target
 from proxy.core.usage import Usage, UsageSource
+from proxy.dialects.base import OutboundDialect
+from proxy.dialects.embeddings import with_usage
 from proxy.engine.answers import answer_headers, error_headers
 from proxy.engine.attempt import WRITE_STALL_S, Attempt
 from proxy.engine.books import CLIENT_GONE, OK, Books
@@ -178,11 +181,8 @@ class Relay:
             prefer=exchange.prefer,
             trickle=services.trickle,
         )
-        for candidate in made.candidates:
-            quirks = candidate.target.quirks
-            if quirks.refuse or quirks.drop:
-                made = self._without_refusals(made)
-                break
+        if made.picky:
+            made = self._without_refusals(made)
         self._plan = made
         self._books.trace = made.trace
 
@@ -247,16 +247,21 @@ class Relay:
         started_at = services.clock.monotonic()
         attempt: Attempt | None = None
         try:
-            dialect = services.outbound[provider.dialect]
+            dialect = services.outbound[provider.dialect] if exchange.request.kind == "chat" else self._embedder(provider)
             outbound = dialect.encode_request(exchange.request, target)
+            if outbound.dropped and self._chain.strict:
+                raise CannotCarry(", ".join(outbound.dropped))
             attempt_id, n = self._books.begin(candidate)
             attempt = Attempt(attempt_id, n, candidate, permit, dialect, outbound, control, services.clock, started_at)
             if n == 1:
                 services.retry_budgets.on_first_attempt(provider.name, started_at)
+            head = self._heads.get(provider, candidate.credential, outbound.path)
+            if provider.signs:
+                head = await services.authorizer.authorize(provider, candidate.credential, head, outbound.body)
             last = await attempt.run(
                 exchange.request,
                 services.transports[provider.transport],
-                self._heads.get(provider, candidate.credential, outbound.path),
+                head,
                 total_at=exchange.received + target.timeouts.total_s,
                 fresh=step.fresh,
                 sink=self._sink,
@@ -276,6 +281,9 @@ class Relay:
         except ProxyError:
             permit.release(Effect.NEUTRAL, started_at)
             raise
+        except CannotCarry as lack:
+            permit.release(Effect.NEUTRAL, started_at)
+            return self._passed_over(target, lack, candidates, step)
         except Exception as fault:  # noqa: BLE001 - for the reason given below
             # a fault of our own must cost neither the row nor the caller's answer; it is logged whole and answered as an error
             services.log.error("internal_error", request_id=exchange.id, fault=repr(fault)[:500])
@@ -291,6 +299,23 @@ class Relay:
             return None  # the answer was out, or on its way, when this happened
         return await self._after(attempt, self._as_seen(error, attempt), candidates, step)
 
+    def _embedder(self, provider: Provider) -> OutboundDialect:
+        found = self._services.embedders.get(provider.dialect)
+        if found is None:
+            raise CannotCarry("embeddings")
+        return found
+
+    def _passed_over(self, target: Target, lack: CannotCarry, candidates: list[Candidate], step: _Step) -> _Step:
+        """The target's format has no words for this request, which showed only when it was to be written in it."""
+        self._books.notes.append({"target": target.name, "skipped": f"cannot carry {lack.feature}"})
+        following = self._following(candidates, step.position, None)
+        if following is not None:
+            return _Step(following)
+        if self._errors:
+            raise client_error(self._errors[-1], earlier=self._errors[:-1])
+        model = self._exchange.request.model
+        raise UnsupportedFeature(f"No target of `{model}` can carry {lack.feature}.", param=lack.param)
+
     async def _answer(self, attempt: Attempt, last: bytes) -> None:
         """Settles what is whole and hands on its last bytes."""
         usage = attempt.usage
@@ -300,6 +325,8 @@ class Relay:
         self._control.deadline = NEVER
         if usage is None:
             usage = await self._counted(attempt)
+            if self._exchange.request.kind == "embeddings":
+                last = with_usage(last, usage)
         now = self._services.clock.monotonic()
         attempt.permit.release(_OK if attempt.reset_s is None else Effect.RATE, now, attempt.reset_s)
         self._books.end(attempt, "ok", now, usage=usage, closing=OK)
@@ -316,7 +343,10 @@ class Relay:
         """What follows a failed attempt: another step, or None once the caller has been told."""
         now = self._services.clock.monotonic()
         verdict = judge(error, failover_on=self._chain.failover_on, committed=attempt.committed)
-        attempt.permit.release(verdict.penalise, now, verdict.cooldown_s)
+        penalise = verdict.penalise
+        if penalise is Effect.CONFIG and self._exchange.request.kind == "embeddings":
+            penalise = Effect.NEUTRAL  # a model that cannot embed may chat well: its deployment is the same
+        attempt.permit.release(penalise, now, verdict.cooldown_s)
         event = _EVENTS.get(error.error_class)
         if event is not None:
             self._services.meter.count(event)
@@ -462,8 +492,11 @@ class Relay:
         if attempt.stream is not None and attempt.text_bytes > len(text):
             return self._estimated(attempt)
         counter, body = services.counter, self._exchange.request.body
+        embeds = self._exchange.request.kind == "embeddings"
 
         def count() -> tuple[int, int]:
+            if embeds:
+                return counter.count_input(body.get("input")), 0
             return counter.count_prompt(body), counter.count_texts([text.decode("utf-8", "replace")])
 
         loop = asyncio.get_running_loop()
@@ -480,8 +513,9 @@ class Relay:
 
     def _estimated(self, attempt: Attempt) -> Usage:
         """What can be said at once: by the bytes that went and came."""
-        output_tokens = estimate_output(attempt.text_bytes)
-        return Usage(estimate_input(self._exchange.request.body_bytes), output_tokens, source=UsageSource.ESTIMATED)
+        request = self._exchange.request
+        output_tokens = estimate_output(attempt.text_bytes) if request.kind == "chat" else 0
+        return Usage(estimate_input(request.body_bytes), output_tokens, source=UsageSource.ESTIMATED)
 
     def _so_far(self, attempt: Attempt) -> Usage:
         """Of an answer that broke off: the provider's own figure once it is final, else at least what was seen."""

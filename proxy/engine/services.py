@@ -13,8 +13,9 @@ from proxy.accounting.journal import Journal
 from proxy.accounting.pricing import PriceBook
 from proxy.accounting.tokens import TokenCounter
 from proxy.core.deadlines import Deadlines
-from proxy.core.ports import Clock, UpstreamTransport
+from proxy.core.ports import Clock, RequestHead, UpstreamTransport
 from proxy.core.redact import Redactor
+from proxy.core.target import Credential, Provider
 from proxy.core.usage import Usage
 from proxy.dialects.base import InboundDialect, OutboundDialect
 from proxy.routing.deployment import Deployments
@@ -44,6 +45,12 @@ class Meter(Protocol):
     def count(self, name: str) -> None: ...
 
 
+class Authorizer(Protocol):
+    async def authorize(self, provider: Provider, credential: Credential, head: RequestHead, body: bytes) -> RequestHead:
+        """The head with what this one call needs to be let in. Raises UpstreamError."""
+        ...
+
+
 class Log(Protocol):
     def request(self, fields: dict[str, Any]) -> None: ...
     def warning(self, event: str, **fields: Any) -> None: ...
@@ -69,5 +76,8 @@ class Services:
     counter: TokenCounter
     executor: Executor
     transports: Mapping[str, UpstreamTransport]
+    authorizer: Authorizer
     inbound: InboundDialect
     outbound: Mapping[str, OutboundDialect]
+    embeddings_inbound: InboundDialect
+    embedders: Mapping[str, OutboundDialect]  # what speaks a dialect's embeddings; a dialect without has none

@@ -39,7 +39,8 @@ class Plan:
 
     `soonest_s`: without candidates, when the first target may be tried; `cooling_s`: the same if what is in the way is a cooldown
     and nothing else, so that a short one is worth waiting for. `lacking`: set when features are what rules out every target that
-    could otherwise be used ("lacks tools"). Plans and their lists are shared between requests and must not be changed.
+    could otherwise be used ("lacks tools"). `picky`: some candidate refuses or drops parameters by its quirks. Plans and their
+    lists are shared between requests and must not be changed.
     """
 
     candidates: list[Candidate]
@@ -47,6 +48,10 @@ class Plan:
     soonest_s: float | None = None
     lacking: str | None = None
     cooling_s: float | None = None
+    picky: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.picky = any(bool(c.target.quirks.refuse or c.target.quirks.drop) for c in self.candidates)
 
 
 class ChainTrickle:
@@ -202,9 +207,9 @@ def _new_view(layout: _Layout, needs: frozenset[str], turn: int, prefer: str | N
 
 
 def _lacks(target: Target, needs: frozenset[str]) -> frozenset[str]:
-    """The features that the request needs and the target is known not to have. What is unknown rules nothing out."""
-    lacks = needs & target.provider.lacks
-    return lacks if target.capabilities is None else lacks | (needs - target.capabilities)
+    """The features that the request needs and the target is known not to have. What is unknown rules nothing out; a list of what it
+    can do is the last word."""
+    return needs & (target.provider.lacks | target.lacks) if target.capabilities is None else needs - target.capabilities
 
 
 # -- what the moment says

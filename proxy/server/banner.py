@@ -37,7 +37,9 @@ def banner(settings: Settings, *, version: str, host: str, port: int, started_ms
 
 def _keys(provider: Provider) -> str:
     tails = [credential.secret.tail() for credential in provider.credentials if credential.secret is not None]
-    return f"key {', '.join(tails)}" if tails else "needs no key"
+    if tails:
+        return f"key {', '.join(tails)}"
+    return "signs with the cloud's credentials" if provider.signs else "needs no key"
 
 
 def _chain(settings: Settings, name: str) -> str:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import unquote
 
 import orjson
@@ -65,8 +66,9 @@ class Declared:
 
     path: str
     scope: Scope
-    handler: Handler | None  # None: completions, which write through a sink
+    handler: Handler | None  # None: what the engine serves, which writes through a sink
     method: str = "GET"
+    kind: Literal["chat", "embeddings"] = "chat"
 
 
 def json_answer(value: object, status: int = 200) -> Answer:
@@ -132,7 +134,8 @@ class Endpoint:
         control = Control(task)
         watcher = asyncio.create_task(watch_for_hangup(receive, control))
         try:
-            await gateway.chat(headers, body, client, sink, control, request_id=request_id)
+            serve = gateway.chat if self.declared.kind == "chat" else gateway.embeddings
+            await serve(headers, body, client, sink, control, request_id=request_id)
         finally:
             watcher.cancel()
             with suppress(asyncio.CancelledError):
@@ -227,6 +230,10 @@ async def not_found(call: Call) -> Answer:
 COMPLETIONS = [
     Declared("/v1/chat/completions", Scope.CLIENT, None, "POST"),
     Declared("/chat/completions", Scope.CLIENT, None, "POST"),
+]
+EMBEDDINGS = [
+    Declared("/v1/embeddings", Scope.CLIENT, None, "POST", "embeddings"),
+    Declared("/embeddings", Scope.CLIENT, None, "POST", "embeddings"),
 ]
 MODELS = [
     Declared("/v1/models", Scope.CLIENT, list_models),

@@ -10,6 +10,7 @@ from proxy.config.settings import ClientSettings, Settings
 from proxy.core.chat import ChatRequest, Tags
 from proxy.core.errors import Draining, ErrorClass, Overloaded, ProxyError
 from proxy.core.ports import Sink
+from proxy.dialects.base import InboundDialect
 from proxy.dialects.openai_request import clean_tag
 from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
@@ -86,7 +87,15 @@ class Gateway:
         self.max_in_flight = MAX_IN_FLIGHT
 
     async def chat(
-        self, headers: HeaderMap, body: bytes, client: ClientSettings | None, sink: Sink, control: Control, *, request_id: str
+        self,
+        headers: HeaderMap,
+        body: bytes,
+        client: ClientSettings | None,
+        sink: Sink,
+        control: Control,
+        *,
+        request_id: str,
+        inbound: InboundDialect | None = None,
     ) -> None:
         """`POST /v1/chat/completions`: answers through `sink`, whatever happens."""
         services = self.services
@@ -101,7 +110,9 @@ class Gateway:
                 raise Overloaded(
                     f"The proxy is serving {len(live)} requests, as many as it may; try again shortly.", retry_after_s=1
                 )
-            request = services.inbound.decode_request(body)
+            request = (inbound or services.inbound).decode_request(body)
+            request.id = request_id
+            request.created = time_ms // 1000
         except ProxyError as error:
             services.meter.rejected(error.code)
             await sink.respond(error.status, error_headers(request_id, error), services.inbound.encode_error(error))
@@ -121,6 +132,13 @@ class Gateway:
             await Relay(services, self.heads, control, exchange, sink).serve()
         finally:
             live.discard(control)
+
+    async def embeddings(
+        self, headers: HeaderMap, body: bytes, client: ClientSettings | None, sink: Sink, control: Control, *, request_id: str
+    ) -> None:
+        """`POST /v1/embeddings`, likewise."""
+        inbound = self.services.embeddings_inbound
+        await self.chat(headers, body, client, sink, control, request_id=request_id, inbound=inbound)
 
     def cut_all(self) -> int:
         """Ends what is still running: each gets an error event or answer, and its row. Returns how many."""

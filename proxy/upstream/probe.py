@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 16 << 20
 TIMEOUT_S = 10.0
+# Google and xAI call a wrong key a bad request; this is how their answers say it
+_WRONG_KEY_MARKS = (b"API_KEY_INVALID", b"Incorrect API key")
 
 
 class Finding(StrEnum):
@@ -65,7 +67,7 @@ async def _probe(provider: Provider, credential: Credential, monotonic: Callable
     import httpx2  # see above
 
     key = credential.secret.tail() if credential.secret else None
-    if provider.model_list_path is None:
+    if provider.signs or provider.model_list_path is None:  # a key that is signed with is never sent
         return Probe(provider.name, key, Finding.UNKNOWN, detail="it has no model list to ask for")
     begun = monotonic()
     try:
@@ -113,6 +115,8 @@ def _judge(status: int, body: bytes) -> tuple[Finding, int | None, str | None]:
             if models is None:
                 return Finding.FAULT, None, "the answer is not a list of models"
             return Finding.OK, models, None
+        case 400 if any(mark in body for mark in _WRONG_KEY_MARKS):
+            return Finding.BAD_KEY, None, "refused with 400"
         case 401 | 403:
             return Finding.BAD_KEY, None, f"refused with {status}"
         case 404 | 405:

@@ -266,6 +266,11 @@ def test_an_answer_without_a_limit_is_the_models_limit_capped() -> None:
     assert request_bound_nusd(request(), [(TARGET, RATES)]) == 500 * 1_000 + DEFAULT_OUTPUT_TOKENS * 10_000
 
 
+def test_embeddings_have_no_answer_to_pay_for() -> None:
+    asked = replace(request(), kind="embeddings")
+    assert request_bound_nusd(asked, [(TARGET, RATES), (replace(TARGET, max_output=1_000), RATES)]) == 500 * 1_000
+
+
 def test_the_dearest_target_counts_and_one_without_a_price_means_no_bound() -> None:
     dear = rates_of_price(Price(input=Decimal(2), output=Decimal(20)))
     bound = request_bound_nusd(request(limit=0), [(TARGET, RATES), (TARGET, dear)])

@@ -141,3 +141,25 @@ def test_messages_and_media_have_a_flat_price(counter: TokenCounter) -> None:
 )
 def test_a_body_of_another_shape_has_no_texts(messages: object) -> None:
     assert prompt_texts({"messages": messages}) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens"),
+    [
+        ("hello world", 2),
+        (["hello world", "hello"], 3),
+        ([15339, 1917], 2),
+        ([[15339, 1917], [15339]], 3),
+        (None, 0),
+        ([], 0),
+        ([None], 0),
+    ],
+)
+def test_what_is_to_be_embedded_is_counted_in_each_of_its_forms(counter: TokenCounter, given: object, tokens: int) -> None:
+    assert counter.count_input(given) == tokens
+
+
+def test_tokens_are_counted_without_the_vocabulary() -> None:
+    counter = TokenCounter(Path("/nowhere"))
+    assert counter.count_input([1, 2, 3]) == 3
+    assert not counter.loaded

@@ -79,7 +79,7 @@ FAULTS: list[tuple[str, list[str]]] = [
     ("providers: {groq: {dialect: opnai}}", ["1:29: dialect: 'opnai': not one of the words known here (did you mean 'openai'?)"]),
     (
         "providers: {groq: {dialect: anthropic}}",
-        ["1:29: dialect: 'anthropic' is not yet supported (write openai or azure, or remove the stanza)"],
+        ["1:29: dialect: the known address of 'groq' speaks openai (write the base_url that speaks anthropic)"],
     ),
     (
         "providers: {groq: {base_url: ftp://x}}",

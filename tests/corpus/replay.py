@@ -28,7 +28,7 @@ from tests.corpus.upstream import MARKER, Replayer
 AT_ONCE = 24
 LEDGER_S = 20.0
 LIMIT_S = 120.0
-# a provider that it knows needs no dialect in its stanza, and has its quirks
+# a provider that it knows with the same dialect needs none in its stanza, and has its quirks
 CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "proxy" / "catalogue.yaml").read_text(encoding="utf-8"))
 
 
@@ -95,7 +95,7 @@ def configuration(recordings: Iterable[Recording], upstream_port: int, transport
             facts["api_version"] = "2024-12-01-preview"
         elif name == "azure-v1":
             facts["dialect"] = "azure"
-        elif name not in CATALOGUE:
+        elif CATALOGUE.get(name, {}).get("dialect") != "openai":
             facts["dialect"] = "openai"
         providers[name] = facts
     return {"server": {"log_level": "error"}, "defaults": {"retries": 0}, "providers": providers, "chains": {}}

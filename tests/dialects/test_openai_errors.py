@@ -195,6 +195,11 @@ BY_BODY: dict[str, tuple[int, Any, ErrorClass]] = {
     # the provider's
     "a 500 with an invalid request": (500, openai("m"), ErrorClass.SERVER_ERROR),
     "an api_error": (500, openai("m", type="api_error"), ErrorClass.SERVER_ERROR),
+    "a model that cannot chat": (
+        404,
+        {"error": {"message": "This is not a chat model and thus not supported in the v1/chat/completions endpoint."}},
+        ErrorClass.INVALID_REQUEST,
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from proxy.core.errors import (
     ModelNotFound,
     RequestTooLarge,
 )
+from proxy.core.target import FEATURES
 from proxy.dialects.openai_request import (
     FORBIDDEN,
     MAX_CHOICES,
@@ -339,6 +340,9 @@ def parts(*kinds: str) -> list[dict[str, Any]]:
         ({"tools": [{}], "parallel_tool_calls": False}, {"tools"}),
         ({"tools": [{}], "parallel_tool_calls": True}, {"tools", "parallel_tools"}),
         ({"parallel_tool_calls": True}, set()),
+        ({"tools": [{}], "stream": True}, {"tools", "streamed_tools"}),
+        ({"tools": [{}], "stream": False}, {"tools"}),
+        ({"stream": True}, set()),
         ({"response_format": {"type": "text"}}, set()),
         ({"response_format": {"type": "json_object"}}, {"json_object"}),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, {"json_schema"}),
@@ -352,11 +356,20 @@ def parts(*kinds: str) -> list[dict[str, Any]]:
         ({"messages": parts("text")}, set()),
         ({"messages": parts("text", "image_url", "image_url")}, {"vision"}),
         ({"messages": parts("input_audio")}, {"audio"}),
+        ({"messages": parts("file", "video_url")}, {"documents", "video"}),
         ({"messages": parts("something_new")}, set()),
+        ({"modalities": ["text"]}, set()),
+        ({"modalities": ["text", "audio"]}, {"audio_output"}),
+        ({"modalities": ["image", "text"]}, {"image_output"}),
+        ({"modalities": [{}, "smell"]}, set()),
+        ({"modalities": "audio"}, set()),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, {"audio_output"}),
+        ({"audio": None}, set()),
     ],
 )
 def test_what_a_target_must_be_able_to_do(fields: dict[str, Any], needs: set[str]) -> None:
     assert request(**fields).needs == needs
+    assert needs <= set(FEATURES)
 
 
 # -- tags

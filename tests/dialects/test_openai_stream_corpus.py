@@ -36,7 +36,6 @@ class Outcome(NamedTuple):
     error: ErrorClass | None
     text: bytes
     events: int
-    content_events: int
     committed: bool
     malformed: int
     mended: int
@@ -59,7 +58,6 @@ def outcome(cuts: Iterable[bytes], *, include_usage: bool = True) -> Outcome:
         stream.error.error_class if stream.error is not None else None,
         bytes(stream.text),
         stream.events,
-        stream.content_events,
         stream.committed,
         stream.malformed,
         stream.mended,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -22,12 +22,13 @@ from proxy.accounting.usage import usage_from_openai
 from proxy.config.settings import ClientSettings, ServerSettings, Settings
 from proxy.core.chat import Tags
 from proxy.core.deadlines import Deadlines
-from proxy.core.errors import UpstreamError
+from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import HeaderList, RequestHead
 from proxy.core.redact import Redactor
 from proxy.core.target import Chain, Credential, Price, Provider, Secret, Target
 from proxy.core.usage import Usage
 from proxy.dialects.openai_chat import OpenAIChat
+from proxy.dialects.openai_embeddings import OpenAIEmbeddings, OpenAIEmbeddingsInbound
 from proxy.dialects.openai_request import OpenAIChatInbound
 from proxy.engine.control import Control
 from proxy.engine.exchange import Exchange
@@ -292,6 +293,16 @@ class RecordingLog:
         self.lines.append(("error", event, fields))
 
 
+class StampingAuthorizer:
+    """What a provider that signs gets: the word `signed` and the length of what is signed, in place of a key."""
+
+    async def authorize(self, provider: Provider, credential: Credential, head: RequestHead, body: bytes) -> RequestHead:
+        if credential.secret is None:
+            raise UpstreamError(ErrorClass.AUTH, "no credentials", sent=False)
+        headers = [(b"authorization", b"signed %d" % len(body))]
+        return RequestHead.make(head.origin, head.method, head.path, headers)
+
+
 class Prices:
     ready = True
 
@@ -308,6 +319,9 @@ class Counter:
         if self.fails:
             raise OSError("the vocabulary is gone")
         return 11
+
+    def count_input(self, given: object) -> int:
+        return self.count_prompt({}) + 1
 
     def count_texts(self, texts: Iterable[str]) -> int:
         return sum(len(text) for text in texts)
@@ -374,8 +388,11 @@ class World:
             counter=cast(TokenCounter, self.counter),
             executor=self.executor,
             transports={"native": self.upstream},
+            authorizer=StampingAuthorizer(),
             inbound=OpenAIChatInbound(),
             outbound={"openai": OpenAIChat(usage_from_openai)},
+            embeddings_inbound=OpenAIEmbeddingsInbound(),
+            embedders={"openai": OpenAIEmbeddings(usage_from_openai)},
         )
 
     async def sleep(self, seconds: float) -> None:
@@ -386,9 +403,12 @@ class World:
     def start(
         self, *, client: ClientSettings | None = None, prefer: str | None = None, model: str = "smart", **body: Any
     ) -> Served:
-        """Begins a request; its task runs on the loop from now on."""
-        raw = orjson.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], **body})
-        request = self.services.inbound.decode_request(raw)
+        """Begins a request; its task runs on the loop from now on. With an `input` it asks for embeddings."""
+        if "input" in body:
+            request = self.services.embeddings_inbound.decode_request(orjson.dumps({"model": model, **body}))
+        else:
+            raw = orjson.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], **body})
+            request = self.services.inbound.decode_request(raw)
         self.ids += 1
         exchange = Exchange(
             f"R{self.ids}",
@@ -500,6 +520,11 @@ def target(name: str, *, keys: int = 1, provider: dict[str, Any] | None = None, 
     credentials = tuple(Credential(f"{name}{n}", Secret(f"fake-{name}-{n}")) for n in range(keys))
     made = Provider(name, "openai", f"http://{name}", credentials, **(provider or {}))
     return Target(made, f"{name}-model", "m", **{"price": PRICE, **rest})
+
+
+def dialect_of(name: str, dialect: str) -> Target:
+    found = target(name)
+    return replace(found, provider=replace(found.provider, dialect=dialect))
 
 
 def world(*targets: Target, chain: dict[str, Any] | None = None, **scripts: Script | list[Script]) -> World:

@@ -4,12 +4,15 @@ import asyncio
 import threading
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy.accounting.records import Begin, End, Rejected
 from proxy.config.settings import ClientSettings
-from proxy.core.errors import ErrorClass
-from proxy.core.target import CircuitSettings, Quirks, Timeouts
+from proxy.core.chat import ChatRequest
+from proxy.core.errors import CannotCarry, ErrorClass
+from proxy.core.target import CircuitSettings, Quirks, Target, Timeouts
+from proxy.dialects.base import OutboundRequest
 from proxy.routing.verdict import RULES
 from tests.engine.harness import (
     COST,
@@ -26,6 +29,7 @@ from tests.engine.harness import (
     Served,
     World,
     chunk,
+    dialect_of,
     fault,
     refusal,
     streamed,
@@ -829,6 +833,73 @@ async def test_a_feature_that_no_target_has_is_a_400_and_one_that_some_lack_is_a
     await around.serve(tools=[{"type": "function"}])
     assert called(around) == ["b"]
     assert around.end.trace[0] == {"target": "a/a-model", "skipped": "lacks tools"}
+
+
+class Wordless:
+    """A dialect that has no words for audio, and none for the knob `user`."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def encode_request(self, request: ChatRequest, target: Target) -> OutboundRequest:
+        if "audio" in request.body:
+            raise CannotCarry("audio", param="audio")
+        found: OutboundRequest = self._inner.encode_request(request, target)
+        found.dropped = ("user",) if "user" in request.body else ()
+        return found
+
+
+def wordless(*targets: Target, **options: Any) -> World:
+    around = world(*targets, **options)
+    outbound: Any = around.services.outbound
+    outbound["wordless"] = Wordless(outbound["openai"])
+    return around
+
+
+async def test_a_target_whose_format_cannot_carry_a_feature_is_passed_over_with_that_reason() -> None:
+    around = wordless(dialect_of("a", "wordless"), target("b"), a=whole(), b=whole())
+    served = await around.serve(audio={})
+    assert (served.sink.status, called(around)) == (200, ["b"])
+    assert {"target": "a/a-model", "skipped": "cannot carry audio"} in around.end.trace
+    assert all(one.in_flight == 0 for one in around.services.deployments.snapshot(0))
+
+
+async def test_a_feature_that_no_target_can_carry_is_a_400_that_names_its_place() -> None:
+    around = wordless(dialect_of("a", "wordless"), a=whole())
+    served = await around.serve(audio={})
+    assert (served.sink.status, served.code, called(around)) == (400, "unsupported_feature", [])
+    assert around.end.outcome == "rejected"
+    assert orjson.loads(served.sink.body)["error"]["param"] == "audio"
+
+
+async def test_after_a_failure_the_failure_is_told_and_not_what_the_rest_could_not_carry() -> None:
+    around = wordless(target("a"), dialect_of("b", "wordless"), a=refusal(500), b=whole())
+    served = await around.serve(audio={})
+    assert (served.sink.status, called(around)) == (502, ["a"])
+
+
+async def test_a_strict_chain_passes_over_who_would_drop_something() -> None:
+    around = wordless(dialect_of("a", "wordless"), target("b"), a=whole(), b=whole(), chain={"strict": True})
+    await around.serve(user="u")
+    assert called(around) == ["b"]
+    assert {"target": "a/a-model", "skipped": "cannot carry user"} in around.end.trace
+
+
+async def test_a_provider_that_signs_is_called_with_what_the_authorizer_says() -> None:
+    around = world(target("a", provider={"signs": True}), a=whole())
+    await around.serve()
+    (call,) = around.upstream.calls
+    assert call.authorization == b"signed %d" % len(orjson.dumps(call.body))
+
+
+async def test_without_credentials_to_sign_with_the_next_target_answers() -> None:
+    around = world(target("a", keys=0, provider={"signs": True}), target("b"), a=whole(), b=whole())
+    served = await around.serve()
+    assert (served.sink.status, called(around)) == (200, ["b"])
+    assert around.meter.attempts == [("a", "auth"), ("b", "ok")]
 
 
 async def test_a_target_that_refuses_a_parameter_is_skipped_and_named() -> None:

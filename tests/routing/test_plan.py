@@ -129,6 +129,18 @@ def test_a_feature_that_is_lacking_rules_a_target_out_and_what_is_unknown_does_n
     assert plan(chain(lacking, listed), deployments(), 0.0, needs=needs).lacking == "lacks tools"
 
 
+def test_a_model_lacks_what_its_provider_lacks_and_more_unless_a_list_says_what_it_can() -> None:
+    lacks = {"lacks": frozenset(("n",))}
+    one = target("a", provider_rest=lacks, lacks=frozenset(("vision",)))
+    assert [plan(chain(one), deployments(), 0.0, needs=frozenset((need,))).lacking for need in ("n", "vision", "tools")] == [
+        "lacks n",
+        "lacks vision",
+        None,
+    ]
+    told = target("a", provider_rest=lacks, lacks=frozenset(("vision",)), capabilities=frozenset(("n", "vision")))
+    assert names(plan(chain(told), deployments(), 0.0, needs=frozenset(("n", "vision")))) == ["a"]
+
+
 def test_a_context_that_is_too_small_is_passed_over_but_an_estimate_leaves_something() -> None:
     small, large = target("a", context=10), target("b", context=1000)
     assert names(plan(chain(small, large), deployments(), 0.0, needs=NOTHING, request_tokens=100)) == ["b"]

@@ -84,6 +84,9 @@ class FakeGateway:
     async def chat(self, headers: Any, body: bytes, client: Any, sink: Any, control: Any, *, request_id: str) -> None:
         await sink.respond(200, [(b"x-request-id", request_id.encode())], b'{"client":"%s"}' % client.name.encode())
 
+    async def embeddings(self, headers: Any, body: bytes, client: Any, sink: Any, control: Any, *, request_id: str) -> None:
+        await sink.respond(200, [(b"x-request-id", request_id.encode())], b'{"embeds_for":"%s"}' % client.name.encode())
+
 
 class Answer:
     def __init__(self, messages: list[Message]) -> None:
@@ -187,7 +190,7 @@ async def test_a_wrong_method_is_told_in_openais_shape(gateway: FakeGateway, dec
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 async def test_what_is_not_there_is_a_404_whatever_the_method(gateway: FakeGateway, method: str) -> None:
-    answer = await ask(gateway, "/v1/embeddings", method=method)
+    answer = await ask(gateway, "/v1/completions", method=method)
     assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
 
 
@@ -206,9 +209,16 @@ async def test_completions_know_their_client(gateway: FakeGateway, path: str) ->
     assert answer.json == {"client": "agent"}
 
 
-async def test_a_compressed_body_is_refused_as_on_the_fast_lane(gateway: FakeGateway) -> None:
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+async def test_embeddings_know_their_client(gateway: FakeGateway, path: str) -> None:
+    answer = await ask(gateway, path, method="POST", token=TOKENS[Scope.CLIENT])
+    assert answer.json == {"embeds_for": "agent"}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+async def test_a_compressed_body_is_refused_as_on_the_fast_lane(gateway: FakeGateway, path: str) -> None:
     compressed = ((b"content-encoding", b"gzip"),)
-    answer = await ask(gateway, "/v1/chat/completions", method="POST", token=TOKENS[Scope.CLIENT], more=compressed)
+    answer = await ask(gateway, path, method="POST", token=TOKENS[Scope.CLIENT], more=compressed)
     assert (answer.status, answer.json["error"]["code"]) == (415, "unsupported_media_type")
     assert gateway.refused == ["unsupported_media_type"]
 

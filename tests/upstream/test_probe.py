@@ -69,6 +69,27 @@ async def test_the_status_decides(httpserver: HTTPServer, status: int, finding: 
     assert len(httpserver.log) == 1, "no redirect is followed"
 
 
+@pytest.mark.parametrize(
+    ("body", "finding"),
+    [
+        ('{"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}', Finding.BAD_KEY),  # Google
+        ('{"code": "invalid-argument", "error": "Incorrect API key provided: x"}', Finding.BAD_KEY),  # xAI
+        ('{"error": {"message": "what?"}}', Finding.FAULT),
+    ],
+)
+async def test_some_call_a_wrong_key_a_bad_request(httpserver: HTTPServer, body: str, finding: Finding) -> None:
+    httpserver.expect_request("/v1/models").respond_with_data(body, status=400)
+    (found,) = await ask(provider(httpserver))
+    assert found.finding is finding
+
+
+async def test_a_key_that_is_signed_with_is_never_sent(httpserver: HTTPServer) -> None:
+    """Not even where there is something to ask for: it is the path of a file, or a service account's own key."""
+    (found,) = await ask(provider(httpserver, key("/home/ada/account.json"), signs=True))
+    assert (found.finding, found.key) == (Finding.UNKNOWN, "…json")
+    assert httpserver.log == []
+
+
 @pytest.mark.parametrize("body", ["<html>", "", "7", '{"error": {"message": "x"}}', '{"data": {"a": 1}}', '{"data": "abc"}'])
 async def test_a_200_that_is_no_list_is_a_fault(httpserver: HTTPServer, body: str) -> None:
     httpserver.expect_request("/v1/models").respond_with_data(body)

@@ -1,0 +1,159 @@
+"""What the native dialects share: a wire format that is not OpenAI's is decoded into events, and those are told in OpenAI's words.
+
+    upstream bytes --framing (wire/)--> frames --dialect--> events (core/events.py) --ChatEncoder--> the caller's bytes
+
+A dialect of this kind implements `NativeDialect`: `encode_request`, `decode_response`, `decoder` and `decode_error`. Whole answers and
+streams go through the same events and the same encoder.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import orjson
+
+from proxy.core.chat import ChatRequest
+from proxy.core.errors import ErrorClass, UpstreamError
+from proxy.core.events import Event, KeepAlive, StreamFailed
+from proxy.core.target import Target
+from proxy.dialects.base import AnswerStream, OutboundRequest, WholeAnswer
+from proxy.dialects.chat_encoder import StreamDecoder as StreamDecoder  # a dialect's second half: imported from here
+from proxy.dialects.chat_encoder import TranslatedStream, encode_whole
+from proxy.dialects.openai_chat import MAX_MALFORMED_EVENTS, parse_mending, text_of_completion, whole_to_stream
+from proxy.wire.sse import EventTooLarge, SseSplitter, event_data
+
+# what a look into JSON of another shape than expected raises: the upstream's fault, never to be the proxy's
+WRONG_SHAPE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+_KEEP_ALIVE = KeepAlive()
+
+
+class NativeDialect(ABC):
+    """Implements `OutboundDialect` on top of four methods of the format's own. Stateless: one object serves every request."""
+
+    stream_type: ClassVar[bytes] = b"text/event-stream"
+
+    @abstractmethod
+    def encode_request(self, request: ChatRequest, target: Target) -> OutboundRequest:
+        """Raises CallerError for what is wrong in itself, CannotCarry for what this format or target has no words for."""
+
+    @abstractmethod
+    def decode_response(self, answer: dict[str, Any], target: Target) -> list[Event]:
+        """The events of a whole answer's JSON. Raises UpstreamError for an error in disguise or an object that is no answer."""
+
+    @abstractmethod
+    def decoder(self, request: ChatRequest, target: Target) -> StreamDecoder: ...
+
+    @abstractmethod
+    def decode_error(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> UpstreamError: ...
+
+    def decode_answer(self, body: bytes, request: ChatRequest, target: Target) -> WholeAnswer:
+        parsed, mended = parse_mending(body)
+        if mended is None:
+            raise UpstreamError(ErrorClass.MALFORMED, "the answer is not valid JSON", status=200)
+        if not isinstance(parsed, dict):
+            raise UpstreamError(ErrorClass.EMPTY, "the answer is not an object", status=200)
+        try:
+            events = self.decode_response(parsed, target)
+        except WRONG_SHAPE:
+            raise UpstreamError(
+                ErrorClass.MALFORMED, "the answer is not of the shape that its format asks for", status=200
+            ) from None
+        answer = encode_whole(events, request, target)
+        answer.mended = mended is not body
+        return answer
+
+    def text_of(self, body: bytes) -> bytes:
+        return text_of_completion(body)
+
+    def answer_stream(self, request: ChatRequest, target: Target) -> AnswerStream:
+        return TranslatedStream(self.decoder(request, target), request, target)
+
+    def stream_from_whole(self, body: bytes, request: ChatRequest) -> bytes:
+        return whole_to_stream(orjson.loads(body), include_usage=request.include_usage)
+
+
+class SseDecoder(ABC):
+    """A StreamDecoder for server-sent events with a JSON object each: implement `_decode`, and set `done` at the end mark."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.frames = 0
+        self.malformed = 0
+        self.mended = 0
+        self._failed = False
+        self._splitter = SseSplitter()
+
+    def feed(self, data: bytes) -> list[Event]:
+        if self._over():
+            return []
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLarge:
+            return self._fail(ErrorClass.TOO_LARGE, "an event of the stream is larger than 1 MiB")
+        out: list[Event] = []
+        for event in events:
+            self.frames += 1
+            payload = _payload(event)
+            if payload is None:
+                out.append(_KEEP_ALIVE)  # a comment
+                continue
+            if not payload:
+                continue
+            if payload == b"[DONE]":
+                self.done = True
+                break
+            try:
+                value = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                value, mended = parse_mending(payload)
+                self.mended += mended is not None
+            decoded = self._decoded(value)
+            if decoded is None:
+                self.malformed += 1
+                if self.malformed > MAX_MALFORMED_EVENTS:
+                    return out + self._fail(
+                        ErrorClass.MALFORMED_EVENT, f"more than {MAX_MALFORMED_EVENTS} events of the stream could not be read"
+                    )
+                continue
+            out += decoded
+            if decoded and type(decoded[-1]) is StreamFailed:
+                self._failed = True
+            if self._over():
+                break
+        return out
+
+    def close(self) -> list[Event]:
+        rest = self._splitter.close()
+        return self.feed(rest + b"\n\n") if rest else []
+
+    @abstractmethod
+    def _decode(self, event: dict[str, Any]) -> list[Event]:
+        """The events of one frame. A StreamFailed must be the last."""
+
+    def _decoded(self, value: object) -> list[Event] | None:
+        """None for what is no event of this format: not an object, or with something of the wrong type inside."""
+        if not isinstance(value, dict):
+            return None
+        try:
+            return self._decode(value)
+        except WRONG_SHAPE:
+            return None
+
+    def _over(self) -> bool:
+        return self.done or self._failed
+
+    def _fail(self, error_class: ErrorClass, message: str) -> list[Event]:
+        self._failed = True
+        return [StreamFailed(UpstreamError(error_class, message, status=200))]
+
+
+def _payload(event: bytes) -> bytes | None:
+    """`event_data`, with the two shapes that nearly all events have read at once: `data: …` alone or below one other line."""
+    first, _, second = event.partition(b"\n")
+    if not second and first.startswith(b"data: "):
+        return first[6:]
+    if second.startswith(b"data: ") and first.startswith(b"event:") and b"\n" not in second:
+        return second[6:]
+    return event_data(event)
