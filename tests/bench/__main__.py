@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def bench(options: Options) -> int:
-    rows = [row for row in ROWS if not options.only or row.name in options.only]
+    rows = [row for row in ROWS if (row.name in options.only if options.only else not row.named)]
     loads = [LOADS[name] for name in dict.fromkeys(name for row in rows for name in row.loads)]
     subject_core, other_core = cores()
     if subject_core == other_core:
@@ -214,6 +214,8 @@ def _held(row: Row, value: float | None) -> str:
             return "" if value is None else f"{value:.2f} ×"
         case "over":
             return "" if value is None else f"{value:+.2f} {row.unit}"
+        case "over_own":
+            return "" if value is None else f"own {row.own} {value:+.2f} {row.unit}"
         case "plain":
             return ""
 
@@ -224,7 +226,7 @@ def _bar(row: Row) -> str:
     match row.against:
         case "ratio":
             return f"≤ {row.bar:g} ×"
-        case "over":
+        case "over" | "over_own":
             return f"≤ +{row.bar:g} {row.unit}"
         case "plain":
             return f"≤ {row.bar:g} {row.unit}".rstrip()

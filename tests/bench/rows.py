@@ -12,18 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.bench.formats import FORMATS
 from tests.bench.load import Plan, Result
 
 LONE_CHUNKS = 150
 BURST_CHUNKS = 1_500
 FLOOD_CHUNKS = 200
 CROWD_CHUNKS = 100
+NATIVE_CHUNKS = 500
 _STREAM_EVENTS = 4  # role, finish, usage, [DONE]
+# translated: the role is told with the first word; what Cohere bills and how long Ollama took stand in an event of their own
+_NATIVE_EVENTS = {"anthropic": 3, "gemini": 3, "cohere": 4, "ollama": 4, "bedrock": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`requests` is shared out over `connections`; the port is filled in for each subject."""
+    """`requests` is shared out over `connections`; the port is filled in for each subject. `beside`: events that are no chunks."""
 
     name: str
     model: str
@@ -31,6 +35,7 @@ class Load:
     connections: int
     stream: bool = False
     chunks: int = 0
+    beside: int = _STREAM_EVENTS
     prompt_bytes: int = 800
     warmup: int = 0
     skip: tuple[str, ...] = ()  # subjects that this load would only bring to their knees
@@ -46,9 +51,20 @@ class Load:
             requests=self.requests if fixed else max(self.connections, int(self.requests * share)),
             warmup=self.warmup,
             prompt_bytes=self.prompt_bytes,
-            events=self.chunks + _STREAM_EVENTS if self.stream else 0,
+            events=self.chunks + self.beside if self.stream else 0,
             time_limit_s=60.0,
         )
+
+
+_OTHERS = ("nginx", "obvious", "direct")  # who passes bytes on cannot make OpenAI's of them
+
+
+def _native_loads(dialect: str) -> tuple[Load, Load]:
+    model, beside = f"burst-{NATIVE_CHUNKS}@{dialect}", _NATIVE_EVENTS[dialect]
+    return (
+        Load(f"burst_{dialect}", model, 20, 20, stream=True, chunks=NATIVE_CHUNKS, beside=beside, skip=_OTHERS),
+        Load(f"request_{dialect}", f"whole@{dialect}", 1_000, 16, warmup=100, skip=_OTHERS),
+    )
 
 
 LOADS = {
@@ -62,6 +78,7 @@ LOADS = {
         Load("burst", f"burst-{BURST_CHUNKS}", 20, 20, stream=True, chunks=BURST_CHUNKS),
         Load("flood", f"flood-{FLOOD_CHUNKS}", 100, 8, stream=True, chunks=FLOOD_CHUNKS, warmup=8),
         Load("crowd", f"lone-{CROWD_CHUNKS}", 1_000, 1_000, stream=True, chunks=CROWD_CHUNKS, skip=("obvious",)),
+        *(load for dialect in FORMATS for load in _native_loads(dialect)),
     )
 }
 MODELS = tuple(dict.fromkeys(load.model for load in LOADS.values()))
@@ -89,16 +106,20 @@ Figure = Callable[[Round], float]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`against`: how the bar reads. `ratio`: subject / nginx; `over`: subject - nginx; `plain`: the figure itself."""
+    """`against`: how the bar reads. `ratio`: subject / nginx; `over`: subject - nginx; `plain`: the figure itself;
+    `over_own`: Tollbridge - what it has itself in the row `own`, round by round.
+    """
 
     name: str
     what: str
     unit: str
     loads: tuple[str, ...]
     figure: Figure
-    against: Literal["ratio", "over", "plain"]
+    against: Literal["ratio", "over", "plain", "over_own"]
     bar: float | None  # None: for information
     worst: bool = False  # the worst round counts, not the median
+    own: str = ""
+    named: bool = False  # run only if it is named
 
 
 def _request_us(load: str) -> Figure:
@@ -118,6 +139,34 @@ def _chunk_us(load: str, chunks: int) -> Figure:
 def _faults(samples: Round) -> float:
     result = samples["crowd"].result
     return result.truncated + result.failed + result.unfinished
+
+
+def _native_rows(dialect: str) -> tuple[Row, Row]:
+    """What a chunk and a whole request cost that are translated, over those that are passed through."""
+    chunk, request = f"burst_{dialect}", f"request_{dialect}"
+    return (
+        Row(
+            chunk,
+            f"burst chunk, {dialect}",
+            "µs",
+            ("stream_base", "burst", chunk),
+            _chunk_us(chunk, NATIVE_CHUNKS),
+            "over_own",
+            15.0,
+            own="burst",
+        ),
+        Row(
+            request,
+            f"whole request, {dialect}",
+            "µs",
+            ("request", request),
+            _request_us(request),
+            "over_own",
+            None,
+            own="request",
+            named=True,
+        ),
+    )
 
 
 ROWS: tuple[Row, ...] = (
@@ -147,6 +196,7 @@ ROWS: tuple[Row, ...] = (
     Row("p99", "one connection, p99", "ms", ("latency",), lambda samples: samples["latency"].result.latency_p99_ms, "over", 2.0),
     Row("truncated", "1,000 streams: not whole", "", ("crowd",), _faults, "plain", 0.0, worst=True),
     Row("gap", "1,000 streams: gap p99", "ms", ("crowd",), lambda samples: samples["crowd"].result.gap_p99_ms, "plain", 60.0),
+    *(row for dialect in FORMATS for row in _native_rows(dialect)),
 )
 
 
@@ -172,11 +222,20 @@ def find(row: Row, rounds: Mapping[str, Sequence[Round]]) -> Finding:
         if values:
             figures[subject] = max(values) if row.worst else statistics.median(values)
             spread[subject] = (min(values), max(values))
-    held = compare(row, figures, "tollbridge")
+    held = _over_own(row, rounds) if row.against == "over_own" else compare(row, figures, "tollbridge")
     return Finding(row, figures, spread, held, None if held is None or row.bar is None else held <= row.bar)
 
 
+def _over_own(row: Row, rounds: Mapping[str, Sequence[Round]]) -> float | None:
+    """Both figures are of the same round, so that what moves the machine in between does not count."""
+    own = next(other for other in ROWS if other.name == row.own)
+    needed = {*row.loads, *own.loads}
+    samples = [sample for sample in rounds.get("tollbridge", ()) if needed <= sample.keys()]
+    return statistics.median(row.figure(sample) - own.figure(sample) for sample in samples) if samples else None
+
+
 def compare(row: Row, figures: Mapping[str, float], subject: str) -> float | None:
+    """The subject to nginx."""
     mine, yardstick = figures.get(subject), figures.get("nginx")
     if mine is None:
         return None

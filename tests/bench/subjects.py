@@ -61,6 +61,9 @@ http {{
 """
 
 
+_PLACES = {"bedrock": {"region": "us-east-1"}}  # what a provider of that dialect must say of itself, besides
+
+
 class Subject:
     """One proxy, running between `start` and `stop`."""
 
@@ -170,20 +173,15 @@ class Tollbridge(Subject):
 
 
 def bench_config(upstream_port: int, models: Sequence[str], *, transport: str = "native") -> dict[str, Any]:
-    """One provider, and a chain for each of its models, of the same name."""
-    return {
-        "server": {"log_level": "info"},
-        "providers": {
-            "mock": {
-                "dialect": "openai",
-                "base_url": f"http://127.0.0.1:{upstream_port}/v1",
-                "api_key": "sk-mock",
-                "transport": transport,
-                "prices": {"*": {"input": 1, "output": 2}},
-            }
-        },
-        "chains": {model: [f"mock/{model}"] for model in models},
-    }
+    """One provider, and a chain for each of its models, of the same name. `M@anthropic` is M of a provider of that dialect."""
+    asked = [model.partition("@") for model in models]
+    chains = {name + at + dialect: [f"{dialect or 'mock'}/{name}"] for name, at, dialect in asked}
+    origin = f"http://127.0.0.1:{upstream_port}"
+    common = {"api_key": "sk-mock", "transport": transport, "prices": {"*": {"input": 1, "output": 2}}}
+    providers = {"mock": {"dialect": "openai", "base_url": f"{origin}/v1", **common}}
+    for dialect in dict.fromkeys(dialect for _, _, dialect in asked if dialect):
+        providers[dialect] = {"dialect": dialect, "base_url": origin, **common, **_PLACES.get(dialect, {})}
+    return {"server": {"log_level": "info"}, "providers": providers, "chains": chains}
 
 
 class Direct(Subject):

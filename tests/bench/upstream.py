@@ -1,4 +1,4 @@
-"""A cheap provider: speaks OpenAI's chat completions over bare sockets, and keeps count of what it served.
+"""A cheap provider: speaks OpenAI's chat completions and the native formats over bare sockets, and keeps count of what it served.
 
 `python -m tests.bench.upstream` listens on a free port of 127.0.0.1, prints `{"port": N}` and serves until its standard input
 ends. The model's name says what comes back:
@@ -13,6 +13,9 @@ ends. The model's name says what comes back:
 
 A stream ends with a finish chunk, a usage chunk (whoever asks for it or not) and `[DONE]`. A request must say its length.
 The field `user` is a marker that is kept with what was served. `GET /seen` lists that, `GET /counts` sums it up.
+
+The path says which wire format is spoken: those of `formats.py` have their own, with the same words in as many chunks (but no `mixed`);
+any other path is OpenAI's.
 
 The requests are read by hand, and wrongly for the world at large: this is for clients that send well-formed requests with a
 content-length, and every microsecond here is one that the program under test does not get.
@@ -31,10 +34,13 @@ from typing import Any
 import orjson
 import uvloop
 
+from tests.bench.formats import FORMATS, Format
+
 TICK_S = 0.02
 _SLOTS = 20
 _BURST_EVENTS = 10
 _CREATED = 1_790_000_000
+_CHAT = b"/v1/chat/completions"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _MODEL = re.compile(rb'"model" *: *"([^"]*)"')
 _USER = re.compile(rb'"user" *: *"([^"]*)"')
@@ -43,9 +49,15 @@ _TEXT = (
     "A reverse proxy stands between the programs that ask and the servers that answer: it reads a request, decides who shall "
     "serve it, passes it on, and gives back what came."
 )
-_STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
-)
+_INPUT_TOKENS = 200
+
+
+def _stream_head(content_type: bytes) -> bytes:
+    lines = (b"HTTP/1.1 200 OK", b"content-type: " + content_type, b"cache-control: no-cache", b"transfer-encoding: chunked")
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+_STREAM_HEAD = _stream_head(b"text/event-stream")
 
 
 @dataclass(slots=True)
@@ -144,10 +156,21 @@ def _chunked(data: bytes) -> bytes:
 def stream_pieces(words: int, *, per_write: int, reported: dict[str, Any] | None) -> list[bytes]:
     """The role and the first word go together, the last piece holds finish, usage, [DONE] and the end of the body."""
     events = [_event({"content": " word"}) for _ in range(words)]
-    writes = [b"".join(map(_chunked, events[at : at + per_write])) for at in range(0, words, per_write)]
-    writes[0] = _chunked(_event({"role": "assistant", "content": ""})) + writes[0]
     end = [_event({}, finish="stop"), *([_event(None, reported=reported)] if reported else []), b"data: [DONE]\n\n"]
-    writes.append(b"".join(map(_chunked, end)) + b"0\r\n\r\n")
+    return _writes([_event({"role": "assistant", "content": ""})], events, end, per_write=per_write)
+
+
+def native_pieces(format_: Format, words: int, *, per_write: int) -> list[bytes]:
+    """The same in a native format: what comes before the first word and after the last goes with the first and the last write."""
+    script = format_.stream(words, _INPUT_TOKENS)
+    return _writes(script.before, script.words, script.after, per_write=per_write)
+
+
+def _writes(before: list[bytes], events: list[bytes], after: list[bytes], *, per_write: int) -> list[bytes]:
+    """Each event is a chunk of the body, as servers send them."""
+    writes = [b"".join(map(_chunked, events[at : at + per_write])) for at in range(0, len(events), per_write)]
+    writes[0] = b"".join(map(_chunked, before)) + writes[0]
+    writes.append(b"".join(map(_chunked, after)) + b"0\r\n\r\n")
     return writes
 
 
@@ -162,6 +185,7 @@ class Provider:
         self._none_left = asyncio.Event()
         self._random = random.Random(seed)
         self._scripts: dict[str, Script] = {}
+        self._native_scripts: dict[tuple[str, str], Script] = {}
         self._slots: list[list[Stream]] = [[] for _ in range(_SLOTS)]
         self._next_slot = 0
 
@@ -173,6 +197,14 @@ class Provider:
             found = _fixed(model)
             if found is not None:
                 self._scripts[model] = found
+        return found
+
+    def native_script(self, format_: Format, model: str) -> Script | None:
+        found = self._native_scripts.get((format_.name, model))
+        if found is None:
+            found = _fixed(model, format_)
+            if found is not None:
+                self._native_scripts[format_.name, model] = found
         return found
 
     def _mixed(self, *, stream: bool, reported: bool) -> Script:
@@ -244,11 +276,14 @@ class Provider:
         loop.call_at(at, turn)
 
 
-def _fixed(model: str) -> Script | None:
+def _fixed(model: str, format_: Format | None = None) -> Script | None:
     kind, _, number = model.partition("-")
     if kind == "whole":
-        told = usage(200, 0, 40)
-        return Script(b"", [whole_answer(_TEXT, reported=told)], False, 0, 200, 0, 40)
+        if format_ is not None:
+            answer = _framed(200, orjson.dumps(format_.whole(_TEXT, _INPUT_TOKENS, 40)))
+        else:
+            answer = whole_answer(_TEXT, reported=usage(_INPUT_TOKENS, 0, 40))
+        return Script(b"", [answer], False, 0, _INPUT_TOKENS, 0, 40)
     if kind == "down":
         body = orjson.dumps(
             {"error": {"message": "The server had an error", "type": "server_error", "param": None, "code": None}}
@@ -257,8 +292,11 @@ def _fixed(model: str) -> Script | None:
     if kind in ("lone", "burst", "flood") and number.isdecimal() and int(number) > 0:
         words = int(number)
         per_write = 1 if kind == "lone" else _BURST_EVENTS
-        pieces = stream_pieces(words, per_write=per_write, reported=usage(200, 0, words))
-        return Script(_STREAM_HEAD, pieces, kind != "flood", words, 200, 0, words)
+        if format_ is not None:
+            head, pieces = _stream_head(format_.stream_type), native_pieces(format_, words, per_write=per_write)
+        else:
+            head, pieces = _STREAM_HEAD, stream_pieces(words, per_write=per_write, reported=usage(_INPUT_TOKENS, 0, words))
+        return Script(head, pieces, kind != "flood", words, _INPUT_TOKENS, 0, words)
     return None
 
 
@@ -332,7 +370,8 @@ class Connection(asyncio.Protocol):
             if len(buffer) < whole:
                 return
             self._buffer = buffer[whole:]
-            self._answer(buffer[end + 4 : whole])
+            path_at = buffer.index(b" ") + 1
+            self._answer(buffer[path_at : buffer.index(b" ", path_at)], buffer[end + 4 : whole])
 
     def _tell(self, path: bytes) -> None:
         provider = self.provider
@@ -341,12 +380,15 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.write(_framed(200, orjson.dumps(provider.counts)))
 
-    def _answer(self, body: bytes) -> None:
+    def _answer(self, path: bytes, body: bytes) -> None:
         found = _MODEL.search(body)
         model = found[1].decode() if found else ""
         model = model.removeprefix("mock/")
         streamed = _STREAM.search(body) is not None
-        script = self.provider.script(model, stream=streamed)
+        if path == _CHAT:
+            script = self.provider.script(model, stream=streamed)
+        else:
+            model, streamed, script = self._native(path, model, streamed)
         if script is None:
             self.transport.write(
                 _framed(404, b'{"error":{"message":"no such model","type":"invalid_request_error","code":"model_not_found"}}')
@@ -366,6 +408,17 @@ class Connection(asyncio.Protocol):
             self.provider.add(stream)
         else:
             self._flood(stream)
+
+    def _native(self, path: bytes, model: str, streamed: bool) -> tuple[str, bool, Script | None]:
+        """The model and whether to stream, as the path has them where it does, and what is to be said."""
+        for format_ in FORMATS.values():
+            call = format_.path.fullmatch(path)
+            if call is not None:
+                said = call.groupdict()
+                if "model" in said:
+                    model, streamed = said["model"].decode(), bool(said["stream"])
+                return model, streamed, self.provider.native_script(format_, model)
+        return model, streamed, self.provider.script(model, stream=streamed)
 
     def _flood(self, stream: Stream) -> None:
         if stream.step():
