@@ -46,13 +46,15 @@ class AnswerStream(Protocol):
 
     committed: bool
     done: bool
-    usage: Usage | None
     finish_reason: str | None
     error: UpstreamError | None
     events: int
     malformed: int
     mended: int
     end_mark_missing: bool
+
+    @property
+    def usage(self) -> Usage | None: ...
 
     @property
     def text(self) -> bytes | bytearray:

@@ -84,6 +84,10 @@ class StreamDecoder(Protocol):
 
     def feed(self, data: bytes) -> list[Event]: ...
 
+    def usage_so_far(self) -> Usage | None:
+        """What the upstream has said and no event has told yet: some say it with every chunk, and only the last one counts."""
+        ...
+
     def close(self) -> list[Event]:
         """The bytes have ended: what was still held. Whether the answer is whole, the encoder judges by Finished and `done`."""
         ...
@@ -277,6 +281,7 @@ class TranslatedStream:
     __slots__ = (
         "_decoder",
         "_encoder",
+        "_usage",
         "committed",
         "done",
         "end_mark_missing",
@@ -287,7 +292,6 @@ class TranslatedStream:
         "mended",
         "text",
         "text_bytes",
-        "usage",
     )
 
     def __init__(self, decoder: StreamDecoder, request: ChatRequest, target: Target) -> None:
@@ -295,7 +299,7 @@ class TranslatedStream:
         self._encoder = ChatEncoder(request, target)
         self.committed = False
         self.done = False
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
         self.finish_reason: str | None = None
         self.error: UpstreamError | None = None
         self.text = bytearray()
@@ -304,6 +308,10 @@ class TranslatedStream:
         self.malformed = 0
         self.mended = 0
         self.end_mark_missing = False
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._usage or self._decoder.usage_so_far()
 
     def feed(self, data: bytes) -> bytes:
         if self.done or self.error is not None:
@@ -341,7 +349,7 @@ class TranslatedStream:
                 if event.text:
                     self._note_content(event.text)
             elif type(event) is UsageReported:
-                self.usage = event.usage
+                self._usage = event.usage
             elif type(event) is StreamFailed:
                 self.error = event.error
                 return self._encoder.feed(events[:position])

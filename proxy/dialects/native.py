@@ -18,6 +18,7 @@ from proxy.core.chat import ChatRequest
 from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.events import Event, KeepAlive, StreamFailed
 from proxy.core.target import Target
+from proxy.core.usage import Usage
 from proxy.dialects.base import AnswerStream, OutboundRequest, WholeAnswer
 from proxy.dialects.chat_encoder import StreamDecoder as StreamDecoder  # a dialect's second half: imported from here
 from proxy.dialects.chat_encoder import TranslatedStream, encode_whole
@@ -127,6 +128,9 @@ class SseDecoder(ABC):
     def close(self) -> list[Event]:
         rest = self._splitter.close()
         return self.feed(rest + b"\n\n") if rest else []
+
+    def usage_so_far(self) -> Usage | None:
+        return None
 
     @abstractmethod
     def _decode(self, event: dict[str, Any]) -> list[Event]:

@@ -128,6 +128,9 @@ class Script:
             out += self._frames[number]
         return out
 
+    def usage_so_far(self) -> Usage | None:
+        return None
+
     def close(self) -> list[Event]:
         return self._at_close
 

@@ -471,13 +471,16 @@ def test_usage(told: dict[str, Any], usage: Usage | None) -> None:
     assert read_usage(told) == usage
 
 
-def test_usage_is_told_again_only_when_it_has_changed() -> None:
+def test_usage_that_comes_with_every_chunk_is_told_once_and_known_before() -> None:
     chunks = [
         {**answer({"text": "a"}, reason=None), "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": n}}
         for n in (1, 1, 2)
     ]
-    reported = [event.usage.output_tokens for event in read_stream(streamed(*chunks)) if isinstance(event, UsageReported)]
-    assert reported == [1, 2]
+    reported = [event.usage for event in read_stream(streamed(*chunks)) if isinstance(event, UsageReported)]
+    assert reported == [Usage(7, 2)]
+    stream = DIALECT.answer_stream(ASKING, TARGET)
+    stream.feed(streamed(*chunks[:2]))
+    assert stream.usage == Usage(7, 1)
 
 
 # -- streams

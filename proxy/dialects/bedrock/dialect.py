@@ -149,6 +149,9 @@ class BedrockDecoder:
             out.append(StreamFailed(UpstreamError(kind, f"no event stream of AWS: {fault}", status=200)))
         return out
 
+    def usage_so_far(self) -> Usage | None:
+        return None  # it comes with the last event
+
     def close(self) -> list[Event]:
         self._splitter.close()  # an unfinished frame says nothing
         return [] if self._over() else self._message.close()

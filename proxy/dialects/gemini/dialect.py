@@ -161,6 +161,9 @@ class GeminiDecoder(SseDecoder):
         self._closed = True
         return events + self._reading.end()
 
+    def usage_so_far(self) -> Usage | None:
+        return self._reading.usage()
+
     def _decode(self, event: dict[str, Any]) -> list[Event]:
         return self._reading.read(event)
 
@@ -259,13 +262,17 @@ class _Reading:
         if feedback and isinstance(feedback, dict):
             self._extras["prompt_feedback"] = feedback
         usage = answer.get("usageMetadata")
-        if type(usage) is dict and usage != self._usage:
+        if type(usage) is dict:  # with every chunk, cumulative: the last one counts, and is read when it is asked for
             self._usage = usage
-            read = read_usage(usage)
-            if read is not None:
-                out.append(UsageReported(read))
+
+    def usage(self) -> Usage | None:
+        return read_usage(self._usage) if self._usage is not None else None
 
     def end(self) -> list[Event]:
+        usage = self.usage()
+        return [*([UsageReported(usage)] if usage is not None else []), *self._end()]
+
+    def _end(self) -> list[Event]:
         feedback = self._extras.get("prompt_feedback")
         reason = feedback.get("blockReason") if isinstance(feedback, dict) else None
         if reason and not self._choices:  # the prompt was not even read

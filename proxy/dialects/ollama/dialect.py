@@ -135,6 +135,9 @@ class LineDecoder(ABC):
             return out if self._over() else out + self._fail(ErrorClass.TOO_LARGE, "a line of the stream is larger than 1 MiB")
         return self._lines(lines)
 
+    def usage_so_far(self) -> Usage | None:
+        return None  # it comes with the last line
+
     def close(self) -> list[Event]:
         if self._over():
             return []
