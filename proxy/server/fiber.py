@@ -8,7 +8,8 @@ callback that read the request, and the next in the callback that read the answe
                  └──────await of a waiter──> parked ──set_result──> running …     see `new_waiter`
 
 It is a third-party task as asyncio provides for (https://docs.python.org/3.11/library/asyncio-extending.html): `current_task` finds it,
-and it is cancelled like one. Steps never nest: `start` and `set_result` are called from callbacks of the loop, never inside a task.
+and it is cancelled like one. Steps never nest: `start` and `set_result` belong into callbacks of the loop; inside a task they wait for
+its step to end.
 """
 
 from __future__ import annotations
@@ -88,7 +89,11 @@ class Fiber:
         if self._must_cancel:
             self._must_cancel = False
             error = asyncio.CancelledError() if self._cancel_message is None else asyncio.CancelledError(self._cancel_message)
-        _enter_task(self._loop, self)  # type: ignore[arg-type]
+        try:
+            _enter_task(self._loop, self)  # type: ignore[arg-type]
+        except RuntimeError:  # called inside a task after all: then its turn comes when that one has had its own
+            self._loop.call_soon(self._step, error)
+            return
         try:
             waited = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration:

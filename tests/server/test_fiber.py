@@ -166,6 +166,26 @@ def test_news_that_comes_after_a_cancellation_does_not_undo_it(stage: Stage) -> 
     assert stage.faults == []
 
 
+def test_inside_a_task_a_step_is_put_off_until_that_has_had_its_own(stage: Stage) -> None:
+    async def work() -> None:
+        stage.seen.append("started")
+        try:
+            await new_waiter()
+        except ValueError as fault:
+            stage.seen.append(str(fault))
+
+    async def scene(loop: asyncio.AbstractEventLoop) -> None:
+        fiber = Fiber(loop)
+        fiber.start(work())
+        stage.seen.append("put off")
+        await turns()
+        fiber.set_exception(ValueError("torn"))
+        stage.seen.append("put off again")
+        await turns()
+
+    assert stage.play(scene) == ["put off", "started", "put off again", "torn"]
+
+
 def test_time_limits_hold_inside(stage: Stage) -> None:
     async def work() -> None:
         try:
