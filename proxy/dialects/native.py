@@ -23,6 +23,7 @@ from proxy.dialects.base import AnswerStream, OutboundRequest, WholeAnswer
 from proxy.dialects.chat_encoder import StreamDecoder as StreamDecoder  # a dialect's second half: imported from here
 from proxy.dialects.chat_encoder import TranslatedStream, encode_whole
 from proxy.dialects.openai_chat import MAX_MALFORMED_EVENTS, parse_mending, text_of_completion, whole_to_stream
+from proxy.wire.ndjson import LineSplitter, LineTooLarge
 from proxy.wire.sse import EventTooLarge, SseSplitter, event_data
 
 # what a look into JSON of another shape than expected raises: the upstream's fault, never to be the proxy's
@@ -75,8 +76,11 @@ class NativeDialect(ABC):
         return whole_to_stream(orjson.loads(body), include_usage=request.include_usage)
 
 
-class SseDecoder(ABC):
-    """A StreamDecoder for server-sent events with a JSON object each: implement `_decode`, and set `done` at the end mark."""
+class JsonDecoder(ABC):
+    """The part of a StreamDecoder that is the same for any framing with a JSON object in each frame: implement `_decode`, and set
+    `done` at the end mark."""
+
+    frame: ClassVar[str]  # what it is called in errors
 
     def __init__(self) -> None:
         self.done = False
@@ -84,6 +88,51 @@ class SseDecoder(ABC):
         self.malformed = 0
         self.mended = 0
         self._failed = False
+
+    def usage_so_far(self) -> Usage | None:
+        return None
+
+    @abstractmethod
+    def _decode(self, value: dict[str, Any]) -> list[Event]:
+        """The events of one frame. A StreamFailed must be the last."""
+
+    def _read(self, payload: bytes, out: list[Event]) -> None:
+        """One frame's JSON. What is none, or has something of the wrong type inside, is malformed."""
+        try:
+            value = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            value, mended = parse_mending(payload)
+            self.mended += mended is not None
+        try:
+            decoded = self._decode(value) if type(value) is dict else None
+        except WRONG_SHAPE:
+            decoded = None
+        if decoded is None:
+            self.malformed += 1
+            if self.malformed > MAX_MALFORMED_EVENTS:
+                out += self._fail(
+                    ErrorClass.MALFORMED_EVENT, f"more than {MAX_MALFORMED_EVENTS} {self.frame}s of the stream could not be read"
+                )
+            return
+        out += decoded
+        if decoded and type(decoded[-1]) is StreamFailed:
+            self._failed = True
+
+    def _over(self) -> bool:
+        return self.done or self._failed
+
+    def _fail(self, error_class: ErrorClass, message: str) -> list[Event]:
+        self._failed = True
+        return [StreamFailed(UpstreamError(error_class, message, status=200))]
+
+
+class SseDecoder(JsonDecoder):
+    """For server-sent events. `[DONE]` is an end mark wherever it comes."""
+
+    frame = "event"
+
+    def __init__(self) -> None:
+        super().__init__()
         self._splitter = SseSplitter()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -105,22 +154,7 @@ class SseDecoder(ABC):
             if payload == b"[DONE]":
                 self.done = True
                 break
-            try:
-                value = orjson.loads(payload)
-            except orjson.JSONDecodeError:
-                value, mended = parse_mending(payload)
-                self.mended += mended is not None
-            decoded = self._decoded(value)
-            if decoded is None:
-                self.malformed += 1
-                if self.malformed > MAX_MALFORMED_EVENTS:
-                    return out + self._fail(
-                        ErrorClass.MALFORMED_EVENT, f"more than {MAX_MALFORMED_EVENTS} events of the stream could not be read"
-                    )
-                continue
-            out += decoded
-            if decoded and type(decoded[-1]) is StreamFailed:
-                self._failed = True
+            self._read(payload, out)
             if self._over():
                 break
         return out
@@ -129,28 +163,39 @@ class SseDecoder(ABC):
         rest = self._splitter.close()
         return self.feed(rest + b"\n\n") if rest else []
 
-    def usage_so_far(self) -> Usage | None:
-        return None
 
-    @abstractmethod
-    def _decode(self, event: dict[str, Any]) -> list[Event]:
-        """The events of one frame. A StreamFailed must be the last."""
+class LineDecoder(JsonDecoder):
+    """For an object on each line (NDJSON)."""
 
-    def _decoded(self, value: object) -> list[Event] | None:
-        """None for what is no event of this format: not an object, or with something of the wrong type inside."""
-        if not isinstance(value, dict):
-            return None
+    frame = "line"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._splitter = LineSplitter()
+
+    def feed(self, data: bytes) -> list[Event]:
+        if self._over():
+            return []
         try:
-            return self._decode(value)
-        except WRONG_SHAPE:
-            return None
+            return self._lines(self._splitter.feed(data))
+        except LineTooLarge as error:
+            out = self._lines(error.lines)
+            return out if self._over() else out + self._fail(ErrorClass.TOO_LARGE, "a line of the stream is larger than 1 MiB")
 
-    def _over(self) -> bool:
-        return self.done or self._failed
+    def close(self) -> list[Event]:
+        if self._over():
+            return []
+        rest = self._splitter.close()
+        return self._lines([rest]) if rest else []
 
-    def _fail(self, error_class: ErrorClass, message: str) -> list[Event]:
-        self._failed = True
-        return [StreamFailed(UpstreamError(error_class, message, status=200))]
+    def _lines(self, lines: Sequence[bytes]) -> list[Event]:
+        out: list[Event] = []
+        for line in lines:
+            self.frames += 1
+            self._read(line, out)
+            if self._over():
+                break
+        return out
 
 
 def _payload(event: bytes) -> bytes | None:

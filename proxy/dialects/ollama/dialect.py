@@ -19,7 +19,6 @@ for the end is `stop` beside calls too, so `tool_calls` is told from their havin
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,12 +44,10 @@ from proxy.core.events import (
 from proxy.core.target import Target
 from proxy.core.usage import Usage
 from proxy.dialects.base import OutboundRequest
-from proxy.dialects.native import WRONG_SHAPE, NativeDialect, StreamDecoder
+from proxy.dialects.native import LineDecoder, NativeDialect, StreamDecoder
 from proxy.dialects.ollama.request import encode
-from proxy.dialects.openai_chat import MAX_MALFORMED_EVENTS, parse_mending
 from proxy.dialects.openai_errors import decode_error, error_from_object
 from proxy.dialects.openai_fields import made_call_id
-from proxy.wire.ndjson import LineSplitter, LineTooLarge
 
 MAX_TOKENS = 100_000_000  # of any one count: beyond it a figure is noise
 
@@ -112,80 +109,6 @@ class OllamaChat(NativeDialect):
         if isinstance(parsed, dict) and status >= 400:
             return _error(parsed, status)
         return decode_error(status, body)
-
-
-class LineDecoder(ABC):
-    """A StreamDecoder for a JSON object on each line: implement `_decode`, and set `done` at the end mark."""
-
-    def __init__(self) -> None:
-        self.done = False
-        self.frames = 0
-        self.malformed = 0
-        self.mended = 0
-        self._failed = False
-        self._splitter = LineSplitter()
-
-    def feed(self, data: bytes) -> list[Event]:
-        if self._over():
-            return []
-        try:
-            lines = self._splitter.feed(data)
-        except LineTooLarge as error:
-            out = self._lines(error.lines)
-            return out if self._over() else out + self._fail(ErrorClass.TOO_LARGE, "a line of the stream is larger than 1 MiB")
-        return self._lines(lines)
-
-    def usage_so_far(self) -> Usage | None:
-        return None  # it comes with the last line
-
-    def close(self) -> list[Event]:
-        if self._over():
-            return []
-        rest = self._splitter.close()
-        return self._lines([rest]) if rest else []
-
-    def _lines(self, lines: Sequence[bytes]) -> list[Event]:
-        out: list[Event] = []
-        for line in lines:
-            self.frames += 1
-            try:
-                value = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                value, mended = parse_mending(line)
-                self.mended += mended is not None
-            decoded = self._decoded(value)
-            if decoded is None:
-                self.malformed += 1
-                if self.malformed > MAX_MALFORMED_EVENTS:
-                    return out + self._fail(
-                        ErrorClass.MALFORMED_EVENT, f"more than {MAX_MALFORMED_EVENTS} lines of the stream could not be read"
-                    )
-                continue
-            out += decoded
-            if decoded and type(decoded[-1]) is StreamFailed:
-                self._failed = True
-            if self._over():
-                break
-        return out
-
-    @abstractmethod
-    def _decode(self, line: dict[str, Any]) -> list[Event]:
-        """The events of one line. A StreamFailed must be the last."""
-
-    def _decoded(self, value: object) -> list[Event] | None:
-        if not isinstance(value, dict):
-            return None
-        try:
-            return self._decode(value)
-        except WRONG_SHAPE:
-            return None
-
-    def _over(self) -> bool:
-        return self.done or self._failed
-
-    def _fail(self, error_class: ErrorClass, message: str) -> list[Event]:
-        self._failed = True
-        return [StreamFailed(UpstreamError(error_class, message, status=200))]
 
 
 class OllamaDecoder(LineDecoder):
