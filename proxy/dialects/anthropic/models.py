@@ -15,9 +15,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 LEVELS = ("low", "medium", "high", "xhigh", "max")
+# tokens of thought, for the models that want them counted
+BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 65536}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,25 @@ def traits_of(model: str, *, reasoning: bool = False) -> Traits:
     if known is not None:
         return known
     return UNKNOWN_THINKING if reasoning else UNKNOWN
+
+
+def thinking_for(effort: object, traits: Traits) -> tuple[dict[str, Any] | None, object]:
+    """For OpenAI's `reasoning_effort` the `thinking` object and the level of effort beside it. Neither: it says nothing to the model."""
+    if effort == "none":
+        return ({"type": traits.off}, None) if traits.off is not None else (None, "minimal")  # as little as can be had
+    if not isinstance(effort, str) or effort not in BUDGETS or traits.thinking == "none":
+        return None, None
+    if traits.thinking == "budget":
+        return {"type": "enabled", "budget_tokens": BUDGETS[effort]}, None
+    return {"type": "adaptive", "display": "summarized"} if traits.silent else {"type": "adaptive"}, effort
+
+
+def level_within(effort: object, traits: Traits) -> str | None:
+    """The level that is wanted, else the next lower, else the lowest; None where the model has none, or the word is none."""
+    wanted = "low" if effort == "minimal" else effort
+    if wanted not in LEVELS or not traits.efforts:
+        return None
+    return [level for level in traits.efforts if LEVELS.index(level) <= LEVELS.index(str(wanted))][-1]
 
 
 def thoughts_fit(model: str, thinker: str) -> bool:

@@ -30,7 +30,7 @@ from proxy.core.chat import ChatRequest
 from proxy.core.errors import CannotCarry, InvalidRequest, InvalidValue
 from proxy.core.target import Target
 from proxy.dialects.anthropic.messages import Conversation
-from proxy.dialects.anthropic.models import LEVELS, UNKNOWN, UNKNOWN_THINKING, Traits, traits_of
+from proxy.dialects.anthropic.models import BUDGETS, UNKNOWN, UNKNOWN_THINKING, Traits, level_within, thinking_for, traits_of
 from proxy.dialects.anthropic.schema import Note, NotStrict, strict_schema, tool_schema, without_top_reference
 from proxy.dialects.knobs import Knobs
 from proxy.dialects.openai_messages import read_turns
@@ -40,7 +40,6 @@ MIN_BUDGET = 1024  # the least that may be granted for thinking
 MAX_USER_CHARS = 256
 
 # tokens to think with, for each of OpenAI's words
-_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 65536}
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 _SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 # a tool of Anthropic's own has the date of its version in its type
@@ -293,30 +292,22 @@ class _Body:
             conversation.drop_last_thoughts()
 
     def _thinking_for(self, effort: object) -> dict[str, Any] | None:
-        traits = self._traits
-        if effort == "none":
-            if traits.off is not None:
-                return {"type": traits.off}
-            self._effort("minimal")  # as little as can be had
-            return None
-        if not isinstance(effort, str) or effort not in _BUDGETS or traits.thinking == "none":
+        config, level = thinking_for(effort, self._traits)
+        if level is not None:
+            self._effort(level)
+        elif config is None:
             self._knobs.drop("reasoning_effort")
-            return None
-        if traits.thinking == "budget":
-            return {"type": "enabled", "budget_tokens": _BUDGETS[effort]}
-        self._effort(effort)
-        return {"type": "adaptive", "display": "summarized"} if traits.silent else {"type": "adaptive"}
+        return config
 
     def _effort(self, effort: object) -> None:
-        """The level that is wanted, else the next lower, else the lowest; one that the caller set in Anthropic's words stands."""
-        wanted = "low" if effort == "minimal" else effort
+        """One that the caller set in Anthropic's words stands."""
+        level = level_within(effort, self._traits)
         config = self._body.get("output_config", {})
-        if wanted not in LEVELS or not self._traits.efforts or config.get("effort") not in (None, wanted):
+        if level is None or config.get("effort") not in (None, "low" if effort == "minimal" else effort):
             self._knobs.drop("reasoning_effort")
             return
-        reach = [level for level in self._traits.efforts if LEVELS.index(level) <= LEVELS.index(str(wanted))]
-        self._body["output_config"] = {**config, "effort": reach[-1]}
-        if reach[-1] != effort:
+        self._body["output_config"] = {**config, "effort": level}
+        if level != effort:
             self._knobs.drop("reasoning_effort")
 
     def _own_thinking(self, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -328,7 +319,7 @@ class _Body:
                 return {**{name: value for name, value in asked.items() if name != "budget_tokens"}, "type": "adaptive"}
             case "adaptive" if traits.thinking == "budget":
                 self._knobs.drop("thinking.type")
-                return {**asked, "type": "enabled", "budget_tokens": _BUDGETS["medium"]}
+                return {**asked, "type": "enabled", "budget_tokens": BUDGETS["medium"]}
             case "enabled" | "adaptive" if traits.thinking == "none":
                 self._knobs.drop("thinking")
                 return None

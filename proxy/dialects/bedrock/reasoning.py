@@ -21,14 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.core.target import Target
-from proxy.dialects.anthropic.models import LEVELS, Traits, traits_of
+from proxy.dialects.anthropic.models import BUDGETS, Traits, level_within, thinking_for, traits_of
 from proxy.dialects.bedrock.messages import Conversation
 from proxy.dialects.bedrock.models import family_of
 from proxy.dialects.knobs import Knobs
 
 MIN_BUDGET = 1024  # the least that may be granted
 
-_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 65536}
 # what the others know of OpenAI's words
 _WORDS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
@@ -130,29 +129,18 @@ class _Thinking:
             conversation.drop_last_thoughts()
 
     def _for(self, effort: object) -> dict[str, Any] | None:
-        traits = self._traits
-        if effort == "none":
-            if traits.off is not None:
-                return {"type": traits.off}
-            self._level("minimal")  # as little as can be had
-            return None
-        if not isinstance(effort, str) or effort not in _BUDGETS or traits.thinking == "none":
+        config, level = thinking_for(effort, self._traits)
+        if level is not None:
+            self._level(level)
+        elif config is None:
             self._knobs.drop("reasoning_effort")
-            return None
-        if traits.thinking == "budget":
-            return {"type": "enabled", "budget_tokens": _BUDGETS[effort]}
-        self._level(effort)
-        return {"type": "adaptive", "display": "summarized"} if traits.silent else {"type": "adaptive"}
+        return config
 
     def _level(self, effort: object) -> None:
-        """The level that is wanted, else the next lower, else the lowest."""
-        wanted = "low" if effort == "minimal" else effort
-        if wanted not in LEVELS or not self._traits.efforts:
-            self._knobs.drop("reasoning_effort")
-            return
-        reach = [level for level in self._traits.efforts if LEVELS.index(level) <= LEVELS.index(str(wanted))]
-        self._found.effort = reach[-1]
-        if reach[-1] != effort:
+        level = level_within(effort, self._traits)
+        if level is not None:
+            self._found.effort = level
+        if level != effort:
             self._knobs.drop("reasoning_effort")
 
     def _own(self, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -164,7 +152,7 @@ class _Thinking:
                 return {**{name: value for name, value in asked.items() if name != "budget_tokens"}, "type": "adaptive"}
             case "adaptive" if traits.thinking == "budget":
                 self._knobs.drop("thinking.type")
-                return {**asked, "type": "enabled", "budget_tokens": _BUDGETS["medium"]}
+                return {**asked, "type": "enabled", "budget_tokens": BUDGETS["medium"]}
             case "enabled" | "adaptive" if traits.thinking == "none":
                 self._knobs.drop("thinking")
                 return None
