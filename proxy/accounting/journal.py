@@ -103,6 +103,7 @@ class Journal:
         self.tick()
 
     def append(self, record: Record) -> None:
+        """A record with its names: as `append_fields`, for whoever is in no hurry."""
         self.append_fields(positional(record))
 
     def append_fields(self, record: Fields) -> None:
