@@ -6,9 +6,12 @@ there. Where none of them says anything, the cost is None: unpriced, and never 0
 
 `Rates` is one target's prices at one time, as integers. The kinds of tokens are a tree; a price that is missing is its parent's:
 
-    input ─┬─ cached_input     output ─┬─ reasoning     request (a flat price for each)
-           ├─ cache_write              └─ output_audio
+    input ─┬─ cached_input                     output ─┬─ reasoning     request (a flat price for each)
+           ├─ cache_write ── cache_write_1h            └─ output_audio
            └─ input_audio
+
+What is kept in a cache for an hour rather than for minutes has a price of its own at Anthropic, in the table alone.
+https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching
 
 Prices are USD per million; one nano-dollar per million tokens is the unit inside, divided further where a price has more than
 nine decimals, so that nothing is rounded before the one rounding (half to even) of an attempt's sum.
@@ -21,7 +24,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
@@ -38,16 +41,17 @@ from proxy.core.usage import Usage
 FROM_FILE: Final = "providers.yaml"
 FROM_PROVIDER: Final = "provider"
 PACKAGE: Final = "genai-prices"
-FORMAT: Final = 1  # of the compiled table; raise it with every change to `price_data`
+FORMAT: Final = 2  # of the compiled table; raise it with every change to `price_data`
 MAX_REMEMBERED: Final = 4_096
 COMPILE_TIMEOUT_S: Final = 60.0
 
 _MILLION: Final = 1_000_000
 _DAY_S: Final = 86_400
 _FOREVER: Final = float("inf")
-_PARENT: Final = {
+_PARENT: Final = {  # each before its own parts
     "cached_input": "input",
     "cache_write": "input",
+    "cache_write_1h": "cache_write",
     "input_audio": "input",
     "reasoning": "output",
     "output_audio": "output",
@@ -62,6 +66,7 @@ class Band:
     output: int
     cached_input: int
     cache_write: int
+    cache_write_1h: int
     reasoning: int
     input_audio: int
     output_audio: int
@@ -107,7 +112,7 @@ class Rates:
             total += count * band.cached_input
         if count := usage.cache_write_tokens:
             room -= (count := min(count, room))
-            total += count * band.cache_write
+            total += count * band.cache_write + min(usage.cache_write_1h_tokens, count) * band.cache_write_1h
         if count := usage.input_audio_tokens:
             total += min(count, room) * band.input_audio
         room = usage.output_tokens
@@ -123,7 +128,8 @@ class Rates:
         highest = 0
         for above, band in ((-1, self.base), *self.steps):
             if input_tokens > above:
-                input_rate = band.input + max(0, band.cached_input, band.cache_write, band.input_audio)
+                written = band.cache_write + max(0, band.cache_write_1h)
+                input_rate = band.input + max(0, band.cached_input, written, band.input_audio)
                 output_rate = band.output + max(0, band.reasoning, band.output_audio)
                 highest = max(highest, input_tokens * input_rate + output_tokens * output_rate + band.request)
         return -(-highest // self.unit)
@@ -132,14 +138,15 @@ class Rates:
 def charge(usage: Usage, rates: Rates | None) -> tuple[int | None, str | None]:
     """What an attempt costs and who says so, in the order of the module's docstring.
 
-    A provider's own 0 counts only where no rates are known: a gateway that cannot price a model says 0 too.
+    A provider's own 0 counts only where no rates are known: a gateway that cannot price a model says 0 too. Rates are those of what
+    the provider bills, where that is not what was consumed.
     """
     own = usage.provider_cost_nusd
     if own is not None and (rates is None or (own > 0 and not rates.configured)):
         return own, FROM_PROVIDER
     if rates is None:
         return None, None
-    return rates.cost_nusd(usage), rates.source
+    return rates.cost_nusd(usage if usage.billed is None else usage.billed), rates.source
 
 
 # -- From prices to rates ------------------------------------------------------------------------------------------------------
@@ -147,11 +154,11 @@ def charge(usage: Usage, rates: Rates | None) -> tuple[int | None, str | None]:
 
 def rates_of_price(price: Price) -> Rates:
     """Of a price in providers.yaml."""
-    given = {kind: value for kind in ("input", "output", *_PARENT) if (value := getattr(price, kind)) is not None}
+    given = {kind.name: value for kind in fields(price) if (value := getattr(price, kind.name)) is not None}
     return _rates({0: given}, source=FROM_FILE, configured=True)
 
 
-FREE: Final = Rates(Band(0, 0, 0, 0, 0, 0, 0, 0), 1, "free")
+FREE: Final = Rates(Band(0, 0, 0, 0, 0, 0, 0, 0, 0), 1, "free")
 
 
 def _rates_of_entry(prices: Mapping[str, Any], source: str) -> Rates:
@@ -178,7 +185,10 @@ def _rates(tables: Mapping[int, Mapping[str, Decimal]], *, source: str, configur
     for above, table in ratios.items():
         rate = {kind: numerator * (scale // denominator) for kind, (numerator, denominator) in table.items()}
         whole = {"input": rate.get("input", 0), "output": rate.get("output", 0)}
-        extra = {kind: rate[kind] - whole[parent] if kind in rate else 0 for kind, parent in _PARENT.items()}
+        extra = {}
+        for kind, parent in _PARENT.items():
+            full = rate.setdefault(kind, rate.get(parent, 0))
+            extra[kind] = full - rate.get(parent, 0)
         bands.append((above, Band(**whole, **extra, request=rate.get("request", 0))))
     return Rates(bands[0][1], scale * _MILLION, source, configured, tuple(bands[1:]))
 

@@ -16,9 +16,11 @@ class UsageSource(StrEnum):
 class Usage:
     """Made on the hot path, where freezing would cost twice the rest; nobody changes one that is made.
 
-    `input_tokens` includes cache reads and writes and audio, `output_tokens` includes reasoning and audio; the rest are subsets.
+    `input_tokens` includes cache reads and writes and audio, `output_tokens` includes reasoning and audio; the rest are subsets,
+    `cache_write_1h_tokens` of `cache_write_tokens`.
 
     `provider_cost_nusd` is the price that the provider itself put on the answer (OpenRouter does), None where it says nothing.
+    `billed` is what it charges for, where it says that this differs from what was consumed (Cohere), and None where it does not.
     """
 
     input_tokens: int = 0
@@ -30,6 +32,8 @@ class Usage:
     output_audio_tokens: int = 0
     source: UsageSource = UsageSource.PROVIDER
     provider_cost_nusd: int | None = None
+    cache_write_1h_tokens: int = 0
+    billed: Usage | None = None
 
     @property
     def plain(self) -> bool:

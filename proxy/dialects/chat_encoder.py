@@ -344,31 +344,35 @@ class TranslatedStream:
     def _take(self, events: list[Event]) -> bytes:
         decoder = self._decoder
         self.events, self.malformed, self.mended = decoder.frames, decoder.malformed, decoder.mended
+        texts: list[str] = []
         for position, event in enumerate(events):
             if type(event) is TextDelta or type(event) is ThinkingDelta or type(event) is ToolArgsDelta:
                 if event.text:
-                    self._note_content(event.text)
+                    texts.append(event.text)
             elif type(event) is UsageReported:
                 self._usage = event.usage
             elif type(event) is StreamFailed:
                 self.error = event.error
-                return self._encoder.feed(events[:position])
+                events = events[:position]
+                break
             else:
-                self._note(event)
+                self._note(event, texts)
+        if texts:
+            self._note_content("".join(texts))
         return self._encoder.feed(events)
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: Event, texts: list[str]) -> None:
         match event:
             case ToolCallStarted(name=name):
-                self._note_content(name)
+                texts.append(name)
             case RefusalDelta(text):
                 if text:
-                    self._note_content(text)
+                    texts.append(text)
             case ReasoningDetail() | ImageDelta() | Annotation():
-                self._note_content("")
+                self.committed = True
             case LogprobsDelta(content):
                 if content:
-                    self._note_content("")
+                    self.committed = True
             case Finished(reason):
                 self.finish_reason = reason
             case _:

@@ -145,7 +145,7 @@ class SseDecoder(JsonDecoder):
         out: list[Event] = []
         for event in events:
             self.frames += 1
-            payload = _payload(event)
+            payload = event[6:] if event[:6] == b"data: " and b"\n" not in event else _payload(event)
             if payload is None:
                 out.append(_KEEP_ALIVE)  # a comment
                 continue
@@ -155,7 +155,7 @@ class SseDecoder(JsonDecoder):
                 self.done = True
                 break
             self._read(payload, out)
-            if self._over():
+            if self.done or self._failed:
                 break
         return out
 
@@ -199,10 +199,8 @@ class LineDecoder(JsonDecoder):
 
 
 def _payload(event: bytes) -> bytes | None:
-    """`event_data`, with the two shapes that nearly all events have read at once: `data: …` alone or below one other line."""
-    first, _, second = event.partition(b"\n")
-    if not second and first.startswith(b"data: "):
-        return first[6:]
-    if second.startswith(b"data: ") and first.startswith(b"event:") and b"\n" not in second:
-        return second[6:]
+    """`event_data`, with the shape that most events of more than a line have read at once: `data: …` below `event: …`."""
+    lines = event.split(b"\n")
+    if len(lines) == 2 and lines[1][:6] == b"data: " and lines[0][:6] == b"event:":
+        return lines[1][6:]
     return event_data(event)

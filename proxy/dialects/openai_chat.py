@@ -7,14 +7,15 @@ A stream is a sequence of `chat.completion.chunk` events and ends with `data: [D
     role chunk?  content chunk*  finish chunk  usage chunk?  [DONE]
 
 but providers differ: an empty first chunk (Azure), usage on the finish chunk (DeepSeek) or on every chunk (Perplexity), twice (Groq),
-comments as keep-alives and errors inside a 200 (OpenRouter, Groq), no `[DONE]` (Perplexity, Writer). `ChatStream` takes all of them.
+comments as keep-alives and errors inside a 200 (OpenRouter, Groq), no `[DONE]` (Perplexity, Writer), finish reasons of its own
+(Together). `ChatStream` takes all of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -45,6 +46,12 @@ _CONTENT_FIELDS = (
     "images",
     "tool_plan",
 )
+# What some say for `stop`, where programs that know OpenAI's words alone would fail: Together at the end of the text
+# (https://github.com/openai/openai-dotnet/pull/267), text-generation-inference and what is built on it there and at a stop sequence
+# (https://github.com/huggingface/text-generation-inference/pull/2344), both in 2024.
+FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "stop_sequence": "stop"}
+# Within a string of JSON its quotes would be escaped, so this is a member and its value wherever it stands.
+_FOREIGN_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(%b)"' % "|".join(FINISH_REASONS).encode())
 _ONLY_OBJECTS = {dict}
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 
@@ -80,8 +87,12 @@ class OpenAIChat:
         usage = parsed.get("usage")
         first = choices[0]
         finish_reason = first.get("finish_reason")
+        passed = mended
+        if any(type(choice) is dict and _is_foreign(choice.get("finish_reason")) for choice in choices):
+            passed = with_known_reasons(mended)
+            finish_reason = FINISH_REASONS[finish_reason] if _is_foreign(finish_reason) else finish_reason
         return WholeAnswer(
-            body=mended,
+            body=passed,
             usage=self._read_usage(usage, target.quirks) if type(usage) is dict else None,
             finish_reason=finish_reason if type(finish_reason) is str and finish_reason else None,  # Snowflake says ""
             mended=mended is not body,
@@ -156,6 +167,7 @@ class ChatStream:
 
     __slots__ = (
         "_aligned",
+        "_foreign_reason",
         "_include_usage",
         "_kept",
         "_quirks",
@@ -180,6 +192,7 @@ class ChatStream:
         self._include_usage = include_usage
         self._splitter = SseSplitter()
         self._aligned = False  # what comes next begins an event
+        self._foreign_reason = False  # a finish reason came that OpenAI does not know
         self._texts: list[str] = []  # content that has come and is not yet in
         self._kept = bytearray()
         self._text_bytes = 0
@@ -243,7 +256,8 @@ class ChatStream:
         if not out:
             return b""
         out.append(b"")
-        return b"\n\n".join(out)
+        passed = b"\n\n".join(out)
+        return with_known_reasons(passed) if self._foreign_reason else passed
 
     def _pass_chunks(self, data: bytes, chunks: list[dict[str, Any]]) -> bytes:
         """Whole events with a chunk each, as nearly all reads bring them: as a rule nothing is copied."""
@@ -279,6 +293,8 @@ class ChatStream:
             self.committed = True
         if len(texts) >= _TEXTS_HELD or len(data) > _LONG_READ_BYTES:
             self._take_in()
+        if self._foreign_reason:
+            data = with_known_reasons(data)
         if not held_back:
             return data
         events = data.split(b"\n\n")
@@ -364,6 +380,9 @@ class ChatStream:
                 self._note_delta(delta)
             finish_reason = choice.get("finish_reason")
             if finish_reason and type(finish_reason) is str:
+                if finish_reason in FINISH_REASONS:
+                    finish_reason = FINISH_REASONS[finish_reason]
+                    self._foreign_reason = True
                 self.finish_reason = finish_reason
                 self.committed = True
         return True
@@ -438,6 +457,15 @@ def _chunks_of(data: bytes) -> list[dict[str, Any]] | None:
         return None
     # as many values as events: then no event is half of another
     return chunks if 2 * len(chunks) == line_ends and set(map(type, chunks)) == _ONLY_OBJECTS else None
+
+
+def with_known_reasons(passed: bytes) -> bytes:
+    """JSON, alone or in events, with the finish reasons of FINISH_REASONS in OpenAI's words and not a byte else changed."""
+    return _FOREIGN_REASON.sub(lambda found: b'%b"%b"' % (found[1], FINISH_REASONS[found[2].decode()].encode()), passed)
+
+
+def _is_foreign(reason: object) -> TypeGuard[str]:
+    return type(reason) is str and reason in FINISH_REASONS
 
 
 def parse_mending(raw: bytes) -> tuple[Any, bytes | None]:

@@ -91,6 +91,30 @@ def test_each_kind_has_its_own_price() -> None:
     assert rates_of_price(kinds).cost_nusd(usage) == want * 1_000
 
 
+def test_what_is_written_for_an_hour_costs_more_where_the_table_says_so(book: PriceBook) -> None:
+    usage = Usage(1_000, 0, cache_write_tokens=600, cache_write_1h_tokens=500)
+    rates = book.rates(target("anthropic", "claude-haiku-4-5"), NOON)  # per million: 1 USD, 1.25 for minutes, 2 for an hour
+    assert rates is not None
+    assert rates.cost_nusd(usage) == 400 * 1_000 + 100 * 1_250 + 500 * 2_000
+    assert rates.bound_nusd(1_000, 0) == 1_000 * 2_000
+    of_file = rates_of_price(Price(usd("1"), usd("5"), cache_write=usd("1.25")))
+    assert of_file.cost_nusd(usage) == 400 * 1_000 + 600 * 1_250
+
+
+def test_no_more_is_written_for_an_hour_than_is_written(book: PriceBook) -> None:
+    rates = book.rates(target("anthropic", "claude-haiku-4-5"), NOON)
+    assert rates is not None
+    assert rates.cost_nusd(Usage(10, 0, cache_write_tokens=20, cache_write_1h_tokens=20)) == 10 * 2_000
+
+
+def test_what_is_billed_is_what_it_costs() -> None:
+    rates = rates_of_price(Price(usd("1"), usd("2"), cached_input=usd("0.1")))
+    usage = Usage(1_622, 44, cached_input_tokens=1_024, billed=Usage(91, 31))
+    assert charge(usage, rates) == (91 * 1_000 + 31 * 2_000, "providers.yaml")
+    assert charge(replace(usage, billed=None), rates)[0] == (1_622 - 1_024) * 1_000 + 1_024 * 100 + 44 * 2_000
+    assert charge(replace(usage, provider_cost_nusd=7), replace(rates, configured=False)) == (7, "provider")
+
+
 def test_subsets_that_overlap_are_never_counted_twice() -> None:
     rates = rates_of_price(Price(usd("1"), usd("1"), usd("2"), usd("2"), usd("2"), usd("2"), usd("2")))
     usage = Usage(
@@ -347,7 +371,7 @@ def reference_cost(provider: str, model: str, usage: Usage, moment: datetime) ->
         cache_audio_read_tokens=0,
         cache_audio_write_tokens=0,
         output_audio_reasoning_tokens=0,
-        cache_write_1h_tokens=0,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
     )
     try:
         price = genai_prices.calc_price(found, model, provider_id=provider, genai_request_timestamp=moment)
@@ -364,13 +388,23 @@ tokens = st.integers(0, 400_000)
 @settings(max_examples=1_500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     reference=st.integers(0, 1_000_000),
-    parts=st.tuples(tokens, tokens, tokens, tokens, tokens, tokens, tokens),
+    parts=st.tuples(tokens, tokens, tokens, tokens, tokens, tokens, tokens, tokens),
     moment=st.integers(1_704_067_200, 1_830_211_200),
 )
 def test_costs_equal_those_of_genai_prices(book: PriceBook, reference: int, parts: tuple[int, ...], moment: int) -> None:
     provider, model = references()[reference % len(references())]
-    plain, cached, written, audio, said, thought, spoken = parts
-    usage = Usage(plain + cached + written + audio, said + thought + spoken, cached, written, thought, audio, spoken)
+    plain, cached, fleeting, lasting, audio, said, thought, spoken = parts
+    written = fleeting + lasting
+    usage = Usage(
+        plain + cached + written + audio,
+        said + thought + spoken,
+        cached,
+        written,
+        thought,
+        audio,
+        spoken,
+        cache_write_1h_tokens=lasting,
+    )
     wanted, priced = reference_cost(provider, model, usage, datetime.fromtimestamp(moment, UTC))
     rates = book.rates(target(provider, model), moment)
     if rates is None:
@@ -381,7 +415,7 @@ def test_costs_equal_those_of_genai_prices(book: PriceBook, reference: int, part
 
 
 def test_every_name_in_the_table_is_found_and_priced_as_by_the_package(book: PriceBook) -> None:
-    usage = Usage(300_000, 20_000, 100_000, 50_000, 5_000)
+    usage = Usage(300_000, 20_000, 100_000, 50_000, 5_000, cache_write_1h_tokens=20_000)
     moment = datetime(2026, 6, 15, 12, tzinfo=UTC)
     differing = []
     for provider, model in references():

@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 import pytest
 
+# finish reasons that callers are told in OpenAI's word
+FOREIGN_REASONS = {"eos": "stop", "eos_token": "stop", "stop_sequence": "stop"}
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Path(os.environ.get("TOLLBRIDGE_CORPUS", ROOT.parent / "shared" / "corpus"))
 
@@ -76,11 +78,12 @@ class Recording:
 
     @property
     def finish_reason(self) -> str | None:
-        """The last one that is said: of the first choice in a whole answer, of any in a stream."""
+        """The last one that is said, in OpenAI's word: of the first choice in a whole answer, of any in a stream."""
         choices = [choice for item in self.objects for choice in item.get("choices") or []]
         if not self.streamed:
             choices = choices[:1]
-        return next((choice["finish_reason"] for choice in reversed(choices) if choice.get("finish_reason")), None)
+        said = next((choice["finish_reason"] for choice in reversed(choices) if choice.get("finish_reason")), None)
+        return FOREIGN_REASONS.get(said, said) if said is not None else None
 
 
 def _recording(entry: Mapping[str, Any], raw: Mapping[str, Any]) -> Recording:

@@ -16,7 +16,7 @@ from proxy.accounting.usage import usage_from_openai
 from proxy.core.redact import one_line
 from proxy.core.target import Quirks
 from tests.corpus.expected import CACHED_BEYOND_PROMPT, FAILURES, REASONING_BEYOND_COMPLETION, REASONING_EXCLUDED, Failure
-from tests.corpus.recordings import Recording, chat_recordings, needs_corpus
+from tests.corpus.recordings import FOREIGN_REASONS, Recording, chat_recordings, needs_corpus
 from tests.corpus.replay import CATALOGUE, Read, Replay, replay, stanza
 
 pytestmark = [pytest.mark.integration, needs_corpus]
@@ -50,7 +50,7 @@ def test_the_sdk_reads_what_was_recorded(recording: Recording, seen: Replay) -> 
     direct, proxied = seen.direct[recording.id], seen.proxied[recording.id]
     assert direct.error is None
     assert proxied.error is None
-    wanted = _without_usage_chunk(direct, recording)
+    wanted = _in_openais_words(_without_usage_chunk(direct, recording))
     assert [_summary(item) for item in proxied.items] == [_summary(item) for item in wanted]
     assert proxied.items == wanted
     assert proxied.headers["x-tollbridge-provider"] == stanza(recording)
@@ -134,6 +134,13 @@ def _without_usage_chunk(read: Read, recording: Recording) -> list[dict[str, Any
     if not recording.streamed or recording.wants_usage_chunk:
         return read.items
     return [item for item in read.items if item.get("choices") or not item.get("usage")]
+
+
+def _in_openais_words(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for choice in [choice for item in items for choice in item.get("choices") or []]:
+        if choice.get("finish_reason") in FOREIGN_REASONS:
+            choice["finish_reason"] = FOREIGN_REASONS[choice["finish_reason"]]
+    return items
 
 
 def _summary(item: dict[str, Any]) -> tuple[Any, ...]:

@@ -421,6 +421,27 @@ def test_input_includes_cache_reads_and_writes_but_not_their_breakdown() -> None
     assert UsageReported(expected) in whole(usage=usage)
 
 
+@pytest.mark.parametrize(
+    ("lasting", "hour"),
+    [
+        ({"ephemeral_5m_input_tokens": 15, "ephemeral_1h_input_tokens": 5}, 5),
+        ({"ephemeral_1h_input_tokens": 20}, 20),
+        ({"ephemeral_1h_input_tokens": 21}, 20),  # a part is no larger than its whole
+        ({"ephemeral_1h_input_tokens": -1}, 0),
+        ({"ephemeral_1h_input_tokens": "5"}, 0),
+        ({}, 0),
+        (None, 0),
+        ([5], 0),
+    ],
+    ids=str,
+)
+def test_what_is_written_for_an_hour_is_told_apart_streamed_and_whole(lasting: Any, hour: int) -> None:
+    said = {"input_tokens": 3, "cache_creation_input_tokens": 20, "cache_creation": lasting, "output_tokens": 1}
+    expected = Usage(23, 1, cache_write_tokens=20, cache_write_1h_tokens=hour)
+    assert UsageReported(expected) in whole(usage=said)
+    assert usage_of(start(usage=said), stopped(usage={"output_tokens": 1}), STOP) == expected
+
+
 def test_a_count_that_is_only_given_once_is_not_taken_back() -> None:
     assert usage_of(start(), stopped(usage={"input_tokens": 0, "output_tokens": 5}), STOP) == Usage(10, 5)
 

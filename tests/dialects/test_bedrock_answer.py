@@ -373,6 +373,19 @@ USAGES: list[tuple[dict[str, Any], Usage | None]] = [
     ),
     ({**USAGE, "cacheReadInputTokenCount": 30}, Usage(40, 5, cached_input_tokens=30)),
     ({**USAGE, "cacheReadInputTokens": None}, Usage(10, 5)),
+    (
+        {
+            **USAGE,
+            "cacheWriteInputTokens": 7,
+            "cacheDetails": [{"ttl": "1h", "inputTokens": 5}, {"ttl": "5m", "inputTokens": 2}],
+        },
+        Usage(17, 5, cache_write_tokens=7, cache_write_1h_tokens=5),
+    ),
+    (
+        {**USAGE, "cacheWriteInputTokens": 7, "cacheDetails": [{"ttl": "1h", "inputTokens": 9}, {"ttl": "1h"}, None]},
+        Usage(17, 5, cache_write_tokens=7, cache_write_1h_tokens=7),
+    ),
+    ({**USAGE, "cacheWriteInputTokens": 7, "cacheDetails": 5}, Usage(17, 5, cache_write_tokens=7)),
     ({"inputTokens": 10}, None),
     ({"outputTokens": 5}, None),
     ({**USAGE, "inputTokens": -1}, None),

@@ -256,7 +256,7 @@ def test_a_whole_answer_with_everything() -> None:
         Annotation({"type": "url_citation", "url_citation": place}),
         Extra("citations", citation),
         LogprobsDelta([{"token": "Bring", "logprob": -0.5, "bytes": list(b"Bring"), "top_logprobs": []}]),
-        UsageReported(Usage(9, 4, cached_input_tokens=3)),
+        UsageReported(Usage(9, 4, cached_input_tokens=3, billed=Usage(1, 0))),
         Extra("usage", usage),
         Finished("tool_calls", "TOOL_CALL"),
     ]
@@ -301,6 +301,21 @@ def test_reasons_for_the_end(native: str, calls: bool, reason: str) -> None:
             Usage(5, 7, cached_input_tokens=5, reasoning_tokens=7),
         ),
         ({"tokens": {"input_tokens": 5, "output_tokens": 7}, "cached_tokens": -1}, Usage(5, 7)),
+        (
+            {"tokens": {"input_tokens": 5, "output_tokens": 7}, "billed_units": {"input_tokens": 2.0, "output_tokens": 6}},
+            Usage(5, 7, billed=Usage(2, 6)),
+        ),
+        (  # images are billed, and are not among the input
+            {"tokens": {"input_tokens": 5, "output_tokens": 7, "image_tokens": 90}, "billed_units": {"input_tokens": 92}},
+            Usage(5, 7, billed=Usage(92, 0)),
+        ),
+        (
+            {"tokens": {"input_tokens": 5, "output_tokens": 7}, "billed_units": {"input_tokens": 0, "output_tokens": 0}},
+            Usage(5, 7),
+        ),
+        ({"tokens": {"input_tokens": 5, "output_tokens": 7}, "billed_units": {"search_units": 1}}, Usage(5, 7)),
+        ({"tokens": {"input_tokens": 5, "output_tokens": 7}, "billed_units": {"input_tokens": -1}}, Usage(5, 7)),
+        ({"tokens": {"input_tokens": 5, "output_tokens": 7}, "billed_units": [1]}, Usage(5, 7)),
         ({"tokens": {"input_tokens": -5, "output_tokens": 7}}, None),
         ({"tokens": {"input_tokens": 5.5, "output_tokens": 7}}, None),
         ({"tokens": {"input_tokens": "5", "output_tokens": 7}}, None),

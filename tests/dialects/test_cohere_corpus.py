@@ -89,12 +89,13 @@ def plain_reading(recorded: Recorded) -> dict[str, Any]:
 
 
 def usage_of(said: dict[str, Any]) -> Usage:
-    tokens = said["tokens"]
+    tokens, billed = said["tokens"], said["billed_units"]
     return Usage(
         tokens["input_tokens"],
         tokens["output_tokens"],
         cached_input_tokens=said.get("cached_tokens", 0),
         reasoning_tokens=tokens.get("reasoning_tokens", 0),
+        billed=Usage(billed["input_tokens"], billed["output_tokens"]),
     )
 
 

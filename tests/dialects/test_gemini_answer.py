@@ -503,6 +503,52 @@ def test_grounding_that_grows_is_told_once_and_behind_the_finish_too() -> None:
     assert UsageReported(Usage(7, 5)) in events
 
 
+PIECE = {"candidates": [{"content": {"parts": [{"text": " you"}], "role": "model"}, "index": 0}], "usageMetadata": USAGE}
+
+
+def piece(candidate: Any = None, part: Any = None, **rest: Any) -> dict[str, Any]:
+    content = {"parts": [part or {"text": " you"}], "role": "model"}
+    return {
+        "candidates": [candidate or {"content": content, "index": 0}],
+        "usageMetadata": {**USAGE, "thoughtsTokenCount": 3},
+    } | rest
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        piece(),
+        piece({"content": {"parts": [{"text": " you"}]}}),
+        piece({"content": {"parts": [{"text": " you"}]}, "index": 1}),
+        piece({"content": {"parts": [{"text": " you"}]}, "index": True}),
+        piece({"content": {"parts": [{"text": " you"}]}, "index": 7}),
+        piece({"content": {"parts": [{"text": " you"}]}, "index": []}),
+        piece({"content": {"parts": [{"text": " you"}]}, "finishReason": "MAX_TOKENS"}),
+        piece({"content": {"parts": [{"text": " a"}, {"text": " b"}]}, "index": 0}),
+        piece({"content": {"parts": {"text": " you"}}, "index": 0}),
+        piece({"content": None, "index": 0}),
+        piece(part={"text": ""}),
+        piece(part={"text": 5}),
+        piece(part={"text": " Hm.", "thought": True}),
+        piece(part={"text": " you", "thoughtSignature": "c2ln"}),
+        piece(part={"functionCall": {"name": "f", "id": "a"}}),
+        piece(usageMetadata=None),
+        piece(usageMetadata=[1]),
+        piece(promptFeedback={"blockReason": "SAFETY"}),
+        piece(candidates=None),
+        piece(candidates=[]),
+    ],
+    ids=str,
+)
+def test_the_quick_look_at_a_piece_of_text_sees_what_the_close_one_does(odd: dict[str, Any]) -> None:
+    """`error`, and be it null, is for the close one."""
+    first = {"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "index": index} for index in (0, 1)]}
+    chunks: list[dict[str, Any]] = [first, PIECE, odd, PIECE, answer(), answer(index=1)]
+    found = read_stream(streamed(*chunks))
+    assert found == read_stream(streamed(*[{**chunk, "error": None} for chunk in chunks]))
+    assert TextDelta(" you") in found
+
+
 def test_a_call_before_the_chunk_that_stops_is_remembered() -> None:
     data = streamed(answer({"functionCall": {"name": "f"}}, reason=None), answer({"text": ""}))
     assert read_stream(data)[-1] == end("tool_calls")

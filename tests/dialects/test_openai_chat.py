@@ -16,6 +16,7 @@ from proxy.core.usage import Usage
 from proxy.dialects.base import MAX_KEPT_TEXT_BYTES
 from proxy.dialects.openai_chat import (
     DONE,
+    FINISH_REASONS,
     MAX_MALFORMED_EVENTS,
     AzureChat,
     ChatStream,
@@ -371,9 +372,24 @@ def test_what_follows_the_end_mark_is_not_relayed() -> None:
     assert bytes(seen.text) == b"Hi"
 
 
-@pytest.mark.parametrize("reason", ["eos", "tool_calls", "function_call", "content_filter", "something_new"])
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call", "content_filter", "something_new"])
 def test_any_finish_reason_ends_an_answer(reason: str) -> None:
     assert run([HI, chunk({}, reason)])[1].finish_reason == reason
+
+
+QUOTING = chunk({"content": 'so it says "finish_reason":"eos" there'})
+
+
+@pytest.mark.parametrize("reason", FINISH_REASONS)
+@pytest.mark.parametrize("cut", ["events", "a read", "bytes"])
+def test_a_finish_reason_of_the_providers_own_is_told_in_openais_word(reason: str, cut: str) -> None:
+    end = chunk({}, reason, obfuscation="x").replace(b'"finish_reason":', b'"finish_reason" : ')
+    events = [ROLE, HI, QUOTING, end, COUNTED, DONE]
+    data = b"".join(events)
+    pieces = {"events": events, "a read": [ROLE, data[len(ROLE) :]], "bytes": [bytes([byte]) for byte in data]}
+    out, seen = run(pieces[cut], include_usage=True)
+    assert out == ROLE + HI + QUOTING + end.replace(reason.encode(), b"stop") + COUNTED + DONE
+    assert (seen.finish_reason, seen.error, seen.mended) == ("stop", None, 0)
 
 
 # errors inside a 200
@@ -631,6 +647,18 @@ def test_a_200_that_is_no_answer_is_an_error(body: bytes, expected: ErrorClass) 
 def test_an_answer_with_little_in_it_is_legal(choice: dict[str, Any]) -> None:
     read = DIALECT.decode_answer(orjson.dumps({"choices": [choice], "error": None}), request(), target())
     assert read.finish_reason == choice["finish_reason"]
+
+
+@pytest.mark.parametrize("reason", FINISH_REASONS)
+def test_a_whole_answer_has_its_finish_reasons_in_openais_words(reason: str) -> None:
+    said = {"role": "assistant", "content": 'so it says "finish_reason":"eos" there'}
+    choices = [{"index": 0, "message": said, "finish_reason": "length"}, {"index": 1, "message": said, "finish_reason": reason}]
+    body = orjson.dumps(answer(choices=choices), option=orjson.OPT_INDENT_2)
+    read = DIALECT.decode_answer(body, request(), target())
+    assert read.body == body.replace(b': "%b"' % reason.encode(), b': "stop"')
+    assert (read.finish_reason, read.mended) == ("length", False)
+    read = DIALECT.decode_answer(orjson.dumps(answer(choices=choices[1:])), request(), target())
+    assert (read.finish_reason, orjson.loads(read.body)["choices"][0]["finish_reason"]) == ("stop", "stop")
 
 
 def test_a_faulty_text_in_a_whole_answer_is_mended() -> None:

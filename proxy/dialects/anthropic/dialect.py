@@ -405,6 +405,8 @@ def _usage(found: dict[str, Any]) -> Usage | None:
         return None
     details = found.get("output_tokens_details")
     thought = _count(details.get("thinking_tokens", 0)) if isinstance(details, dict) else 0
+    lasting = found.get("cache_creation")  # says of `cache_creation_input_tokens` how long they are kept
+    hour = _count(lasting.get("ephemeral_1h_input_tokens", 0)) if isinstance(lasting, dict) else 0
     return Usage(
         input_tokens=fresh + written + cached,
         output_tokens=output,
@@ -412,6 +414,7 @@ def _usage(found: dict[str, Any]) -> Usage | None:
         cache_write_tokens=written,
         reasoning_tokens=min(thought or 0, output),
         source=UsageSource.PROVIDER,
+        cache_write_1h_tokens=min(hour or 0, written),
     )
 
 

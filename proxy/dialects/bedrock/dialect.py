@@ -334,7 +334,7 @@ class _Message:
         usage = said.get("usage")
         if isinstance(usage, dict):
             if usage.get("cacheDetails") or usage.get("serverToolUsage"):
-                events.append(Extra("usage", usage))  # what is written to a cache for an hour costs more
+                events.append(Extra("usage", usage))  # OpenAI's has no field for how long what is written to a cache stays there
             read = _usage(usage)
             events += [UsageReported(read)] if read is not None else []
         return events
@@ -462,7 +462,19 @@ def _usage(found: dict[str, Any]) -> Usage | None:
     fresh, cached, kept, output = counts
     if fresh is None or cached is None or kept is None or output is None:
         return None
-    return Usage(fresh + cached + kept, output, cached_input_tokens=cached, cache_write_tokens=kept)
+    return Usage(
+        fresh + cached + kept,
+        output,
+        cached_input_tokens=cached,
+        cache_write_tokens=kept,
+        cache_write_1h_tokens=min(_for_an_hour(found.get("cacheDetails")), kept),
+    )
+
+
+def _for_an_hour(details: object) -> int:
+    """How many of the written tokens are kept for an hour: they cost more. `[{ttl: "1h" or "5m", inputTokens}]`"""
+    entries = details if isinstance(details, list) else []
+    return sum([_count(e.get("inputTokens")) or 0 for e in entries if isinstance(e, dict) and e.get("ttl") == "1h"])
 
 
 def _count(value: object) -> int | None:

@@ -14,6 +14,8 @@ answer lists. Usage and the reason for the end are in message-end alone. A call 
     finish_reason  stop: COMPLETE, STOP_SEQUENCE · length: MAX_TOKENS · tool_calls: TOOL_CALL · a failure: ERROR, TIMEOUT
     usage          tokens.input_tokens, tokens.output_tokens (template included; billed_units where they are missing),
                    cached_tokens (part of the input, but beside `tokens`), tokens.reasoning_tokens (part of the output)
+    what it costs  billed_units.input_tokens, billed_units.output_tokens: without the template, but with the tokens of images,
+                   which `tokens` counts apart from the input (image_tokens)
 
 `tool_plan` is the text that a model says beside its calls, so it is told as text, which an OpenAI client sends back beside the calls,
 and so it gets back into `tool_plan`. Thoughts are not sealed: as readable text they come and go. Citations have offsets into their
@@ -292,16 +294,25 @@ class _Call:
 
 def _usage(usage: dict[str, Any]) -> Usage | None:
     """None where a total makes no sense. A part is no larger than its whole."""
-    counts = usage.get("tokens") or usage.get("billed_units") or {}
-    read, written = _count(counts.get("input_tokens", 0)), _count(counts.get("output_tokens", 0))
-    if read is None or written is None or not ("input_tokens" in counts or "output_tokens" in counts):
+    tokens, billed = usage.get("tokens"), _totals(usage.get("billed_units"))
+    totals = _totals(tokens) if tokens else billed
+    if totals is None:
         return None
+    read, written = totals
     return Usage(
         read,
         written,
         cached_input_tokens=min(_count(usage.get("cached_tokens")) or 0, read),
-        reasoning_tokens=min(_count(counts.get("reasoning_tokens")) or 0, written),
+        reasoning_tokens=min(_count(tokens.get("reasoning_tokens")) or 0, written) if tokens else 0,
+        billed=Usage(*billed) if tokens and billed and any(billed) else None,  # a bill of nothing for something is no bill
     )
+
+
+def _totals(counts: Any) -> tuple[int, int] | None:
+    if not isinstance(counts, dict) or not ("input_tokens" in counts or "output_tokens" in counts):
+        return None
+    read, written = _count(counts.get("input_tokens", 0)), _count(counts.get("output_tokens", 0))
+    return (read, written) if read is not None and written is not None else None
 
 
 def _count(value: object) -> int | None:

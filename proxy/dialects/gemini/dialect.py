@@ -178,11 +178,10 @@ class _Splitter(SseSplitter):
     __slots__ = ()
 
     def feed(self, data: bytes) -> list[bytes]:
-        ends = data.count(b"\r\n\r\n")
-        whole = ends and self.between_events and data.endswith(b"\r\n\r\n") and len(data) <= self.max_event_bytes
-        if whole and data.count(b"\r") == data.count(b"\n") == 2 * ends:
-            events = data[:-4].split(b"\r\n\r\n")
-        else:
+        whole = self.between_events and data.endswith(b"\r\n\r\n") and len(data) <= self.max_event_bytes
+        events = data[:-4].split(b"\r\n\r\n") if whole else []
+        lines = b"".join(events)
+        if not whole or b"\r" in lines or b"\n" in lines:  # there is a line end besides
             events = super().feed(data)
         return [_named(event) if event[:1] in b"{[" else event for event in events if event]
 
@@ -205,12 +204,13 @@ class _Choice:
         self.native: object = None  # the finish reason
         self.extras: dict[str, Any] = {}
 
-    def add_text(self, text: str, out: list[Event]) -> None:
-        if text:
-            out.append(TextDelta(text, self.index))
-            self.chars += len(text)
-            if self.chars <= MAX_KEPT_CHARS:
-                self.texts.append(text)
+    def text(self, text: str) -> list[Event]:
+        if not text:
+            return []
+        self.chars += len(text)
+        if self.chars <= MAX_KEPT_CHARS:
+            self.texts.append(text)
+        return [TextDelta(text, self.index)]
 
     def held(self) -> list[Event]:
         """What may be told more than once, of which the latest holds."""
@@ -239,6 +239,26 @@ class _Reading:
         self._started = False
 
     def read(self, answer: dict[str, Any]) -> list[Event]:
+        try:
+            # by far the most chunks are one more piece of a candidate's text, and the usage so far
+            (candidate,) = answer["candidates"]
+            (part,) = candidate["content"]["parts"]
+            text, usage = part["text"], answer["usageMetadata"]
+            index = candidate.get("index", 0)
+            choice = self._choices[index]
+            if (
+                type(text) is str
+                and type(index) is int
+                and type(usage) is dict
+                and len(part) == 1
+                and (len(candidate) == 1 or (len(candidate) == 2 and "index" in candidate))
+                and "error" not in answer
+                and "promptFeedback" not in answer
+            ):
+                self._usage = usage
+                return choice.text(text)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass  # something else, which is looked at closely
         out: list[Event] = []
         try:
             self._read(answer, out)
@@ -304,7 +324,7 @@ class _Reading:
                     continue
                 text = part.get("text")
                 if type(text) is str and len(part) == 1:  # nearly all
-                    choice.add_text(text, out)
+                    out += choice.text(text)
                 else:
                     self._read_part(part, choice, out)
         if not candidate.keys() <= _USUAL:
@@ -354,7 +374,7 @@ class _Reading:
                 }
                 out.append(ReasoningDetail(detail, choice.index))
             return
-        choice.add_text(text, out)
+        out += choice.text(text)
         if signature is not None:
             detail = {"type": "reasoning.encrypted", "data": signature, "format": FORMAT, "text_end": choice.chars}
             out.append(ReasoningDetail(detail, choice.index))
