@@ -31,11 +31,14 @@ from proxy.core.version import VERSION
 from proxy.runtime import Runtime
 from proxy.server.admin import ADMIN
 from proxy.server.banner import banner
+from proxy.server.dashboard import DASHBOARD
 from proxy.server.endpoints import COMPLETIONS, EMBEDDINGS, FALLBACK, MODELS, PROBES, routes
 from proxy.server.lifecycle import DrainingServer
+from proxy.server.monitoring import MONITORING
+from proxy.server.openapi import OPENAPI
 from proxy.server.protocol import FastProtocol
 
-ROUTES = [*COMPLETIONS, *EMBEDDINGS, *MODELS, *PROBES, *ADMIN, FALLBACK]
+ROUTES = [*COMPLETIONS, *EMBEDDINGS, *MODELS, *PROBES, *ADMIN, *MONITORING, *OPENAPI, *DASHBOARD, FALLBACK]
 BACKLOG = 2048
 
 

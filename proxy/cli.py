@@ -1,40 +1,27 @@
-"""The command line: `tollbridge serve, check, schema, status, usage, requests, models, version`.
+"""The command line.
 
-Thin: every command reads its options, asks the module that knows, and prints. What a command needs is imported inside it, so
-that `serve` starts without the reports' libraries and a report without the server's. Reports read the ledger's file: they work
-whether or not a server runs. With `--json` a report is one object, `{"data": …}`, and nothing else goes to standard output.
+Thin: every command declares its options here and is done in `commands/`, by the module of its name. What a command needs is
+imported inside it, so that `serve` starts without the reports' libraries and a report without the server's. Reports read the
+ledger's file: they work whether or not a server runs. With `--json` a report is one object, `{"data": …}`, and nothing else goes to
+standard output.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
-import re
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated
 
 import typer
 
+from proxy.commands.shell import Place, console, count, print_json, print_warnings
 from proxy.config.location import config_path
 from proxy.core.version import VERSION
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sized
-
-    from rich.console import Console
-
-    from proxy.config.settings import Settings
-    from proxy.storage.queries import Queries
-
-_T = TypeVar("_T")
-
 BEGAN = time.monotonic()
-
-_UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 app = typer.Typer(
     name="tollbridge",
@@ -51,6 +38,8 @@ DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="The ledger's folder, instead of the one in the configuration.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+CompactOption = Annotated[bool, typer.Option("--compact", help="Less, for a narrow terminal or a mail.")]
+ExportOption = Annotated[Path | None, typer.Option(help="Into this file, as its name ends: .csv, .json, .md or .txt.")]
 
 
 def main() -> None:
@@ -96,24 +85,24 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Read the configuration and say everything that is wrong with it. Exit 1 if anything is."""
-    settings = _load(config, env_file, as_json=as_json, faults_to_stdout=True)
+    settings = Place(config, env_file=env_file, as_json=as_json).settings(faults_to_stdout=True)
     if not live:
         if as_json:
-            _print_json({"faults": [], "warnings": list(settings.warnings), "config": settings.hash})
+            print_json({"faults": [], "warnings": list(settings.warnings), "config": settings.hash})
             return
-        _print_warnings(settings)
+        print_warnings(settings)
         ready = sum(provider.enabled for provider in settings.providers.values())
         typer.echo(
-            f"{settings.path or 'built-in configuration'}: ok. Configuration {settings.hash}: {_count(settings.chains, 'chain')}, "
-            f"{_count(settings.providers, 'provider')} ({ready} usable), {_count(settings.clients, 'client')}."
+            f"{settings.path or 'built-in configuration'}: ok. Configuration {settings.hash}: {count(settings.chains, 'chain')}, "
+            f"{count(settings.providers, 'provider')} ({ready} usable), {count(settings.clients, 'client')}."
         )
         return
-    # httpx2 takes longer to import than the rest together
+    # the transports, which no other command needs
     from proxy.upstream.probe import Finding, probe_all
 
     probes = asyncio.run(probe_all(settings.providers.values(), monotonic=time.monotonic))
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"provider": p.provider, "key": p.key, "state": p.finding, "models": p.models, "ms": p.ms, "detail": p.detail}
                 for p in probes
@@ -121,7 +110,8 @@ def check(
         )
     else:
         # rich, which only tables need
-        from proxy.terminal.tables import cell, table
+        from proxy.terminal.marks import cell
+        from proxy.terminal.tables import table
 
         shown = table(None, "provider", "key", "state", "models", "ms", "", numbers=("models", "ms"))
         for probe in probes:
@@ -129,8 +119,8 @@ def check(
         for provider in settings.providers.values():
             if not provider.enabled:
                 shown.add_row(*map(cell, (provider.name, None, "skipped", None, None, provider.disabled)), style="dim")
-        _console().print(shown)
-        _print_warnings(settings)
+        console().print(shown)
+        print_warnings(settings)
     if any(probe.finding in (Finding.BAD_KEY, Finding.UNREACHABLE, Finding.FAULT) for probe in probes):
         raise typer.Exit(1)
 
@@ -146,64 +136,39 @@ def schema() -> None:
 
 @app.command()
 def status(
-    config: ConfigOption = None, data_dir: DataDirOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """What is configured, whether a server runs, and what the last 24 hours brought."""
-    settings = _load(config, env_file, as_json=as_json, data_dir=data_dir)
-    folder = settings.data_dir
-    now_ms = int(time.time() * 1000)
-    usage_rows = _read(folder, lambda ledger: ledger.usage(["provider"], now_ms - 86_400_000, None), as_json=as_json)
-    lag = _read(folder, lambda ledger: ledger.ledger_lag(time.time()), as_json=as_json)
-    server = _ask_server(settings)
-    providers: list[dict[str, Any]] = [
-        {
-            "name": p.name,
-            "usable": p.enabled,
-            "reason": p.disabled,
-            "keys": [c.secret.tail() for c in p.credentials if c.secret],
-            "base_url": None if p.transport == "demo" else p.base_url,
-        }
-        for p in settings.providers.values()
-    ]
-    chains: list[dict[str, Any]] = [
-        {"name": chain.name, "targets": [{"target": t.name, "skipped": t.disabled or t.provider.disabled} for t in chain.targets]}
-        for chain in settings.chains.values()
-    ]
-    if as_json:
-        _print_json(
-            {
-                "config": settings.hash,
-                "data_dir": str(folder),
-                "server": server,
-                "providers": providers,
-                "chains": chains,
-                "last_24h": usage_rows,
-                "ledger": {"lag_s": lag.seconds, "waiting_bytes": lag.waiting_bytes, **lag.counters},
-                "warnings": list(settings.warnings),
-            }
-        )
-        return
-    # rich, which only tables need
-    from proxy.terminal import tables
+    """Everything at one look: alerts, the last 24 hours, the month, providers, budgets and quotas."""
+    if watch and as_json:
+        raise typer.BadParameter("it draws on the terminal, and --json does not", param_hint="--watch")
+    # the reports and rich
+    from proxy.commands.overview import status as run
 
-    console = _console()
-    console.print(f"{server['url']}: {server['state']}", markup=False)
-    console.print(f"configuration {settings.hash}, ledger in {folder}\n", markup=False)
-    shown = tables.table("providers", "name", "state", "keys", "base URL")
-    for entry in providers:
-        state = "ok" if entry["usable"] else f"skipped: {entry['reason']}"
-        shown.add_row(*map(tables.cell, (entry["name"], state, " ".join(entry["keys"]), entry["base_url"] or "built in")))
-    console.print(shown)
-    shown = tables.table("chains", "model", "targets, in order")
-    for chain in chains:
-        names = [f"{t['target']} (skipped)" if t["skipped"] else t["target"] for t in chain["targets"]]
-        shown.add_row(tables.cell(chain["name"]), ", ".join(names))
-    console.print(shown)
-    if usage_rows:
-        console.print(tables.usage(usage_rows, ["provider"], "last 24 hours"))
-    else:
-        console.print("no requests in the last 24 hours")
-    _print_warnings(settings)
+    run(Place(config, data_dir, env_file, as_json), watch=watch)
+
+
+@app.command()
+def health(
+    providers: Annotated[list[str] | None, typer.Argument(metavar="[PROVIDER]...", help="Only these.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Have the running proxy ask now, whatever it found a minute ago.")
+    ] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How every provider is doing. Exit 0: well, 1: degraded, 2: down, 3: it could not be told."""
+    # the checks and rich
+    from proxy.commands.health import NO_REPORT
+    from proxy.commands.health import health as run
+
+    place = Place(config, data_dir, env_file, as_json, failure=NO_REPORT)
+    raise typer.Exit(run(place, list(dict.fromkeys(providers or [])), fresh=fresh))
 
 
 @app.command()
@@ -211,38 +176,169 @@ def usage(
     by: Annotated[
         str,
         typer.Option(
-            "--by", help="Groups, separated by commas: provider, model, chain, client, department, agent, task, day, hour."
+            "--by",
+            help="Groups, separated by commas: provider, model, chain, client, department, agent, task, key, month, day, hour.",
         ),
     ] = "provider,model",
-    since: Annotated[str, typer.Option(help="An age such as 90m, 12h, 7d, or a date (UTC).")] = "30d",
+    since: Annotated[str, typer.Option(help="An age such as 90m, 12h, 7d, or a date.")] = "30d",
     until: Annotated[str | None, typer.Option(help="The same, for the end.")] = None,
+    time_zone: Annotated[str, typer.Option(help="When days and months begin: Europe/Berlin, for one.")] = "UTC",
+    provider: Annotated[str | None, typer.Option(help="Only what it answered.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model, as its provider calls it.")] = None,
+    chain: Annotated[str | None, typer.Option(help="Only of this chain.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only of this client.")] = None,
+    department: Annotated[str | None, typer.Option(help="Only of this department.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only of this agent.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only of this task.")] = None,
+    compact: CompactOption = False,
+    export: ExportOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     env_file: EnvFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Requests, tokens and cost, summed up over whole hours."""
-    # the reader's table of groups
-    from proxy.storage.queries import GROUPS
+    """Requests, times, tokens and cost, summed up over whole hours."""
+    # the reports and rich
+    from proxy.commands.usage import usage as run
 
-    groups = [group.strip() for group in by.split(",") if group.strip()]
-    if unknown := [group for group in groups if group not in GROUPS]:
-        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(GROUPS)}", param_hint="--by")
-    since_ms, until_ms = _moment(since, "--since"), _moment(until, "--until") if until else None
-    folder = _ledger_folder(config, data_dir, env_file, as_json=as_json)
-    rows = _read(folder, lambda ledger: ledger.usage(groups, since_ms, until_ms), as_json=as_json)
-    if as_json:
-        _print_json(rows)
+    named = {"provider": provider, "model": model, "chain": chain, "client": client, "department": department, "agent": agent}
+    given = {"since": since, "until": until, "time_zone": time_zone, **named, "task": task}
+    place = Place(config, data_dir, env_file, as_json)
+    run(place, by, {name: value for name, value in given.items() if value}, compact=compact, export=export)
+
+
+@app.command()
+def budgets(
+    config: ConfigOption = None, data_dir: DataDirOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False
+) -> None:
+    """What is spent of every budget, and what will be by its end."""
+    # the reports and rich
+    from proxy.commands.allowances import budgets as run
+
+    run(Place(config, data_dir, env_file, as_json))
+
+
+quotas = typer.Typer(
+    help="What is left of every quota, how long a full one lasts, and when the next runs out.", invoke_without_command=True
+)
+app.add_typer(quotas, name="quotas")
+
+
+@quotas.callback()
+def list_quotas(
+    context: typer.Context,
+    tokens_per_day: Annotated[float | None, typer.Option(min=1, help="Reckon with so many, not with the ledger's pace.")] = None,
+    tokens_per_request: Annotated[
+        float | None, typer.Option(min=1, help="For quotas in requests; else as the ledger has it.")
+    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    if context.invoked_subcommand is not None:
         return
-    # rich, which only tables need
-    from proxy.terminal import tables
+    # the reports and rich
+    from proxy.commands.allowances import quotas as run
 
-    console = _console()
-    title = f"since {_day(since_ms)}" + (f", until {_day(until_ms)}" if until_ms else "")
-    if rows:
-        console.print(tables.usage(rows, groups, title))
+    place = Place(config, data_dir, env_file, as_json)
+    run(place, tokens_per_day=tokens_per_day, tokens_per_request=tokens_per_request)
+
+
+@quotas.command("reset")
+def reset_quotas(
+    provider: Annotated[str, typer.Argument(help="Whose quotas begin anew.")],
+    key: Annotated[str | None, typer.Option(help="Only of this key, by its fingerprint as `quotas` shows it.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget what was used of a provider's quotas: it gave new ones before their time."""
+    # the journal, the drainer and rich
+    from proxy.commands.allowances import reset as run
+
+    run(Place(config, data_dir, env_file, as_json), provider, key)
+
+
+@app.command()
+def alerts(
+    state: Annotated[str | None, typer.Option(help="open, acknowledged or resolved.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Such as provider_down or budget.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many, open ones first, then newest first.")] = 50,
+    acknowledge: Annotated[str | None, typer.Option(metavar="ID", help="Note that this one was seen.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Send a test message to every destination. Exit 1 if one fails.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What was told of providers, budgets, quotas and the proxy itself, and what of it is not over."""
+    # the reports and rich
+    from proxy.commands import alerting
+
+    place = Place(config, data_dir, env_file, as_json)
+    if test:
+        alerting.test(place)
+    elif acknowledge is not None:
+        alerting.acknowledge(place, acknowledge)
     else:
-        console.print(f"nothing was recorded {title} in {folder}", markup=False)
+        alerting.alerts(place, state=state, kind=kind, limit=limit)
+
+
+@app.command()
+def advice(
+    compare: Annotated[
+        str, typer.Option(metavar="TARGETS", help="Reckon with these as well: provider/model, separated by commas.")
+    ] = "",
+    kind: Annotated[str, typer.Option(metavar="KINDS", help="Only these, separated by commas.")] = "",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the last 30 days suggest to change: dearer than need be, failing, slow, idle, and what the month will cost."""
+    # the reports and rich
+    from proxy.commands.advice import advice as run
+
+    run(Place(config, data_dir, env_file, as_json), _names(compare), _names(kind))
+
+
+@app.command()
+def report(
+    since: Annotated[str | None, typer.Option(help="An age such as 7d, or a date; else this month.")] = None,
+    until: Annotated[str | None, typer.Option(help="The same, for the end.")] = None,
+    time_zone: Annotated[str, typer.Option(help="When days and months begin: Europe/Berlin, for one.")] = "UTC",
+    compact: CompactOption = False,
+    export: ExportOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Everything: health, use and cost, budgets, quotas, alerts, failovers and advice."""
+    # the reports and rich
+    from proxy.commands.overview import report as run
+
+    given = {"since": since, "until": until, "time_zone": time_zone if time_zone != "UTC" else None}
+    place = Place(config, data_dir, env_file, as_json)
+    run(place, {name: value for name, value in given.items() if value}, compact=compact, export=export)
+
+
+@app.command()
+def selftest(
+    traffic: Annotated[int, typer.Option(min=1, max=10_000, help="How many requests.")] = 60,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send labelled requests to the built-in demo and hold every report against them. Costs nothing; fills an empty dashboard."""
+    # the reports, rich and a client
+    from proxy.commands.selftest import selftest as run
+
+    if not run(Place(config, data_dir, env_file, as_json), traffic=traffic):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -264,168 +360,44 @@ def requests(
     as_json: JsonOption = False,
 ) -> None:
     """The ledger's requests, newest first; or one of them in full."""
-    folder = _ledger_folder(config, data_dir, env_file, as_json=as_json)
-    # rich, which only tables need
-    from proxy.terminal import tables
+    # the ledger and rich
+    from proxy.commands import requests as run
 
+    place = Place(config, data_dir, env_file, as_json)
     if request_id is not None:
-        row = _read(folder, lambda ledger: ledger.get_request(request_id), as_json=as_json)
-        if row is None:
-            _fail(f"there is no request {request_id!r} in {folder}", as_json=as_json)
-        if as_json:
-            _print_json(row)
-        else:
-            _console().print(*tables.request(row), sep="\n")
+        run.show(place, request_id)
         return
     filters = {"model": model, "provider": provider, "client": client, "department": department, "outcome": outcome}
-    rows, following = _read(folder, lambda ledger: ledger.list_requests(limit, before, **filters), as_json=as_json)
-    if as_json:
-        _print_json(rows, next=following)
-        return
-    console = _console()
-    console.print(tables.requests(rows) if rows else f"no such request in {folder}")
-    if following:
-        console.print(f"older ones: --before {following}", style="dim")
+    run.listed(place, limit, before, {name: value for name, value in filters.items() if value is not None})
 
 
 @app.command()
 def models(config: ConfigOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False) -> None:
     """The model names that callers can use, as GET /v1/models lists them."""
-    settings = _load(config, env_file, as_json=as_json)
+    settings = Place(config, env_file=env_file, as_json=as_json).settings()
     listed = settings.listed_models()
     if as_json:
-        _print_json([{"id": name, "object": "model", "owned_by": owner} for name, owner in listed])
+        print_json([{"id": name, "object": "model", "owned_by": owner} for name, owner in listed])
         return
     # rich, which only tables need
-    from proxy.terminal.tables import cell, table
+    from proxy.terminal.marks import cell
+    from proxy.terminal.tables import table
 
     shown = table(None, "model", "owned by", "goes to")
     for name, owner in listed:
         chain = settings.chains.get(name)
         shown.add_row(cell(name), cell(owner), cell(" → ".join(target.name for target in chain.targets) if chain else name))
-    _console().print(shown)
+    console().print(shown)
 
 
 @app.command()
 def version(as_json: JsonOption = False) -> None:
     """Print the version."""
     if as_json:
-        _print_json({"version": VERSION, "python": platform.python_version()})
+        print_json({"version": VERSION, "python": platform.python_version()})
     else:
         typer.echo(f"tollbridge {VERSION} (Python {platform.python_version()})")
 
 
-def _load(
-    config: Path | None, env_file: Path | None, *, as_json: bool, data_dir: Path | None = None, faults_to_stdout: bool = False
-) -> Settings:
-    """The settings, or an exit with 1 that names every fault; for `check` the faults are the report."""
-    # pydantic and YAML, which a report with --data-dir does not need
-    from proxy.config.load import ConfigError, load
-
-    try:
-        return load(config or config_path(os.environ), environ=os.environ, env_file=env_file, overrides={"data_dir": data_dir})
-    except ConfigError as error:
-        if as_json:
-            faults = [{"file": f.file, "line": f.line, "col": f.col, "message": f.message} for f in error.faults]
-            _print_json({"faults": faults, "warnings": [], "config": None})
-        else:
-            typer.echo("\n".join(map(str, error.faults)), err=not faults_to_stdout)
-        raise typer.Exit(1) from None
-
-
-def _ledger_folder(config: Path | None, data_dir: Path | None, env_file: Path | None, *, as_json: bool) -> Path:
-    if data_dir is None:
-        return _load(config, env_file, as_json=as_json).data_dir
-    if not data_dir.is_dir():
-        _fail(f"there is no folder {data_dir}", as_json=as_json)
-    return data_dir
-
-
-def _read(folder: Path, question: Callable[[Queries], Coroutine[Any, Any, _T]], *, as_json: bool) -> _T:
-    """One question to the ledger; a ledger that is not there yet is empty."""
-    # aiosqlite, which only reports need here
-    from proxy.core.errors import LedgerUnavailable
-    from proxy.storage.queries import Queries
-
-    async def ask() -> _T:
-        ledger = Queries(folder)
-        try:
-            return await question(ledger)
-        finally:
-            await ledger.aclose()
-
-    try:
-        return asyncio.run(ask())
-    except LedgerUnavailable as error:
-        _fail(f"{error.message}: {folder}", as_json=as_json)
-
-
-def _ask_server(settings: Settings) -> dict[str, Any]:
-    """Whether a server answers where the configuration says it listens."""
-    # the standard library's client is enough for one question, and quick to import
-    import http.client
-
-    host = settings.server.host
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    url = f"http://{f'[{reached}]' if ':' in reached else reached}:{settings.server.port}"
-    connection = http.client.HTTPConnection(reached, settings.server.port, timeout=1.0)
-    try:
-        connection.request("GET", "/readyz")
-        response = connection.getresponse()
-        response.read(65_536)
-        ours = response.getheader("x-request-id") is not None
-        state = "no proxy answers there" if not ours else "ready" if response.status == 200 else f"not ready ({response.status})"
-    except (OSError, http.client.HTTPException):
-        state = "not running"
-    finally:
-        connection.close()
-    return {"url": url, "state": state}
-
-
-def _moment(text: str, option: str) -> int:
-    """Milliseconds since 1970 of an age (`7d`) or a date (`2026-11-01`, `2026-11-01T12:00Z`), UTC unless it says otherwise."""
-    # only two commands need it
-    from datetime import UTC, datetime
-
-    if match := re.fullmatch(r"(\d{1,6})([mhdw])", text.strip()):
-        return int((time.time() - int(match[1]) * _UNITS_S[match[2]]) * 1000)
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is neither an age such as 7d nor a date such as 2026-11-01", param_hint=option
-        ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def _day(time_ms: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(time_ms / 1000)) + " UTC"
-
-
-def _count(things: Sized, noun: str) -> str:
-    return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
-
-
-def _console() -> Console:
-    """Rich decides on colours itself: none for NO_COLOR or when nobody looks. A file or a pipe gets lines as long as they are."""
-    # rich, which only tables need
-    from rich.console import Console
-
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 200, highlight=False)
-
-
-def _print_json(data: Any, **more: Any) -> None:
-    typer.echo(json.dumps({"data": data, **more}, indent=2, ensure_ascii=False))
-
-
-def _print_warnings(settings: Settings) -> None:
-    for warning in settings.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-
-
-def _fail(message: str, *, as_json: bool) -> NoReturn:
-    if as_json:
-        typer.echo(json.dumps({"error": {"message": message}}, ensure_ascii=False))
-    else:
-        typer.echo(message, err=True)
-    raise typer.Exit(1)
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

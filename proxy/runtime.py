@@ -8,20 +8,22 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from proxy.accounting.budgets import Budgets, period
 from proxy.accounting.journal import Journal, JournalError
 from proxy.accounting.pricing import PriceBook
+from proxy.accounting.quotas import reset_quota
+from proxy.accounting.spending import Spending
 from proxy.accounting.tokens import TokenCounter
 from proxy.accounting.usage import usage_from_openai
 from proxy.config.faults import ConfigError
 from proxy.config.reload import ConfigWatcher
 from proxy.config.settings import Settings
 from proxy.core.deadlines import TICK_S, Deadlines
+from proxy.core.errors import LedgerUnavailable
 from proxy.core.redact import Redactor
 from proxy.core.ulid import UlidFactory
 from proxy.dialects.anthropic.dialect import AnthropicMessages
@@ -37,14 +39,24 @@ from proxy.dialects.openai_embeddings import AzureEmbeddings, OpenAIEmbeddings, 
 from proxy.dialects.openai_request import OpenAIChatInbound
 from proxy.dialects.vertex import Vertex
 from proxy.engine.services import Services
+from proxy.monitoring import gauges
+from proxy.monitoring.alerts import MAX_OPEN, AlertDesk
+from proxy.monitoring.checker import HealthBoard
+from proxy.monitoring.delivery import Delivery
+from proxy.monitoring.live import LiveTraffic, Seen
+from proxy.monitoring.picture import Picture
+from proxy.monitoring.watch import Views, Watch
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle
 from proxy.routing.retry_budget import RetryBudgets
 from proxy.server.fiber import new_waiter
 from proxy.server.gateway import Gateway, Note, Readiness
+from proxy.server.lightest import lightest_call
 from proxy.storage.queries import Queries
+from proxy.storage.retention import Retention, write_retention
 from proxy.telemetry.logs import Logs, capture
 from proxy.telemetry.metrics import DeploymentState, Metrics, Sources
+from proxy.telemetry.readings import Readings
 from proxy.upstream.auth import Authorizer
 from proxy.upstream.client import HttpxTransport
 from proxy.upstream.demo import DemoTransport
@@ -52,6 +64,8 @@ from proxy.upstream.pool import NativeTransport
 
 CATCH_UP_S = 30.0  # for the ledger to know what budgets have been spent, where there are any
 DRAINER_RESTART_S = 1.0
+SEED_AGAIN_S = 5.0
+SWEEP_EVERY_S = 10.0
 STOP_S = 10.0
 GC_THRESHOLDS = (20_000, 20, 20)
 
@@ -85,9 +99,14 @@ class Runtime:
         redactor = Redactor(settings.secrets())
         self.logs = Logs(level=settings.server.log_level, redact=redactor)
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._data_dir = settings.data_dir
         self.journal = Journal(settings.data_dir / "journal", boot_id=new_id(), clock=clock)
         self.ledger = Queries(settings.data_dir)
         self.native = NativeTransport(clock, new_waiter=new_waiter)
+        self.delivery = Delivery(log=self.logs)
+        self.desk = AlertDesk(
+            clock=clock, new_id=new_id, append=self.journal.append, tell=self.delivery.tell, log=self.logs, redact=redactor
+        )
         self.metrics = Metrics(
             Sources(
                 deployments=self._deployment_states,
@@ -97,6 +116,14 @@ class Runtime:
                 draining=lambda: self.gateway.draining,
                 redactions=lambda: self.gateway.services.redact.hits,
                 log_lines_dropped=lambda: self.logs.dropped,
+                readings=Readings(
+                    providers=lambda: gauges.of_cards(self.board.cards()),
+                    budgets=lambda: gauges.of_budgets(self.spending.budgets.states(clock.wall())),
+                    quotas=lambda: gauges.of_quotas(self.spending.quotas.states(clock.wall())),
+                    rates=lambda: gauges.of_rates(self.spending.throttle.states(clock.monotonic())),
+                    alerts_open=self.desk.counts,
+                    deliveries=lambda: self.delivery.counts,
+                ),
             )
         )
         chats: dict[str, OutboundDialect] = {
@@ -109,6 +136,8 @@ class Runtime:
             "ollama": OllamaChat(),
             "bedrock": BedrockConverse(),
         }
+        spending = self.spending = Spending(clock)
+        spending.configure(settings)
         services = Services(
             clock=clock,
             random=random.random,
@@ -118,12 +147,14 @@ class Runtime:
             meter=self.metrics,
             log=self.logs,
             redact=redactor,
-            deployments=Deployments(random.random),
+            deployments=Deployments(random.random, allowances=spending.allowances),
             trickle=ChainTrickle(),
             retry_budgets=RetryBudgets(),
             prices=PriceBook(settings.data_dir / "cache"),
             warming=None,
-            budgets=Budgets(),
+            budgets=spending.budgets,
+            quotas=spending.quotas,
+            throttle=spending.throttle,
             counter=TokenCounter(),
             executor=ThreadPoolExecutor(1, thread_name_prefix="count"),
             transports={"native": self.native, "httpx": HttpxTransport(), "demo": DemoTransport(clock)},
@@ -141,7 +172,38 @@ class Runtime:
                 "bedrock": BedrockEmbeddings(chats["bedrock"]),
             },
         )
+        spending.throttle.learned = lambda now: services.deployments.told_limits(now, clock.wall())
         self.gateway = Gateway(services, settings, new_id, self)
+        self.board = HealthBoard(
+            lambda: self.settings,
+            clock,
+            deployments=services.deployments,
+            live=LiveTraffic(self.metrics, clock.monotonic()),
+            limits=lambda: services.throttle.states(clock.monotonic()),
+            uptime=self.ledger.uptime,
+            records=self.journal,
+            lightest_call=lambda provider: lightest_call(self.gateway, provider),
+            log=self.logs,
+        )
+
+        self.lookout = Watch(
+            Views(
+                settings=lambda: self.settings,
+                cards=self.board.cards,
+                traffic=self._traffic,
+                budgets=lambda: self.spending.budgets.states(clock.wall()),
+                quotas=lambda: self.spending.quotas.states(clock.wall()),
+                rates=lambda: self.spending.throttle.states(clock.monotonic()),
+                answered=self.metrics.answered_by_chain,
+                unpriced=self.metrics.unpriced_by_model,
+                ledger_lag_s=self._read_lag,
+                config_problem=lambda: self._config_problem,
+            ),
+            self.desk,
+            clock=clock,
+            sleep=asyncio.sleep,
+            log=self.logs,
+        )
 
     # -- life
 
@@ -153,13 +215,17 @@ class Runtime:
         if self._watch and self.settings.path is not None:
             self.watcher = ConfigWatcher(self._reload, self.settings, on_change=self._apply, on_error=self._refuse)
             self._tasks.append(asyncio.create_task(self.watcher.run()))
+        self._tasks.append(asyncio.create_task(self.board.run()))
+        self.delivery.configure(self.settings.alerts.to)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         # what is there now stays: the collector need not look at it again, and what a request makes is mostly freed by counting
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        if any(client.budget_nusd is not None for client in self.settings.clients.values()):
-            await self._seed_budgets()
+        if self.spending.is_counted:
+            await self._seed_spending()
+        # now that it is known what was spent: a budget that seems untouched would end its alert, only to raise it again
+        self._tasks.append(asyncio.create_task(self._keep_watch()))
 
     async def stop(self) -> None:
         self._stopping = True
@@ -168,8 +234,14 @@ class Runtime:
         services = self.gateway.services
         for task in [*self._tasks, *([services.warming] if services.warming is not None else [])]:
             task.cancel()
-            with suppress(asyncio.CancelledError):
+            try:
                 await task
+            except asyncio.CancelledError:
+                pass
+            except Exception as fault:  # noqa: BLE001 - whatever ended a task must not keep the rest from being closed
+                self.logs.error("task_failed", fault=repr(fault)[:500])
+        await self.board.aclose()
+        await self.delivery.aclose()
         self.journal.close()
         await self._stop_drainer()
         for transport in services.transports.values():
@@ -191,6 +263,8 @@ class Runtime:
         if self._ticks % round(1 / TICK_S) == 0:
             self.journal.tick()
             self.native.tick()
+        if self._ticks % round(SWEEP_EVERY_S / TICK_S) == 0 and (lost := self.spending.sweep()):
+            self.logs.warning("holds_swept", count=lost)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     async def _warm(self) -> None:
@@ -206,27 +280,75 @@ class Runtime:
                 )  # the first look at a provider reads its part of the table, which is not for a request to wait for
                 await asyncio.sleep(0)
 
-    async def _seed_budgets(self) -> None:
-        """What was spent before this start, once the ledger has taken in all that the last life left behind."""
+    async def _seed_spending(self) -> None:
+        """What was spent and used before this start, once the ledger has taken in all that the last life left behind."""
         try:
             async with asyncio.timeout(CATCH_UP_S):
                 await self._caught_up.wait()
         except TimeoutError:
-            self.logs.error("budgets_not_seeded", reason="the ledger did not catch up in time: spending is counted from now on")
+            reason = "the ledger did not catch up in time: until it has, spending is counted from now on"
+            self.logs.error("budgets_not_seeded", reason=reason)
+            self._tasks.append(asyncio.create_task(self._seed_late()))
             return
-        await self._seed(self.settings)
+        await self._seed()
 
-    async def _seed(self, settings: Settings) -> None:
-        wall = self.clock.wall()
-        for client in settings.clients.values():
-            if client.budget_nusd is not None:
-                start, _ = period(client.budget_per, wall)
-                spent = await self.ledger.spent_nusd(client.name, round(start * 1000))
-                self.gateway.services.budgets.seed(client, spent, wall)
+    async def _seed_late(self) -> None:
+        await self._caught_up.wait()
+        await self._seed()
+
+    async def _seed(self) -> None:
+        try:
+            await self.spending.seed(self.ledger)
+        except LedgerUnavailable as error:
+            self.logs.error("budgets_not_seeded", reason=f"{error}: spending is counted from now on")
+
+    async def _seed_again(self) -> None:
+        """After a reload: at once, and once more when the ledger has what ended in the moment before."""
+        await self._seed()
+        await asyncio.sleep(SEED_AGAIN_S)
+        await self._seed()
+
+    # -- alerts
+
+    async def _keep_watch(self) -> None:
+        """Once the ledger has said what was open before this start, so that it is not told again."""
+        try:
+            async with asyncio.timeout(CATCH_UP_S):
+                await self._caught_up.wait()
+            self.desk.seed(await self.ledger.alerts(MAX_OPEN, open_only=True))
+        except (TimeoutError, LedgerUnavailable):
+            reason = "the ledger did not catch up in time: what was open before may be told again"
+            self.logs.error("alerts_not_read", reason=reason)
+        await self.lookout.run()
+
+    async def _traffic(self) -> dict[str, Seen]:
+        """One provider at a time: with hundreds of targets they are too much to be added up in one go."""
+        found: dict[str, Seen] = {}
+        for name in self.settings.providers:
+            if self.board.live is not None:
+                found[name] = self.board.live.provider(name)
+            await asyncio.sleep(0)
+        return found
+
+    async def _read_lag(self) -> float | None:
+        try:
+            self._lag_s = (await self.ledger.ledger_lag(self.clock.wall())).seconds
+        except LedgerUnavailable:
+            return None
+        return self._lag_s
 
     # -- the drainer's process
 
+    def _tell_retention(self) -> None:
+        """The drainer reads it each minute."""
+        kept = self.settings.retention
+        try:
+            write_retention(self._data_dir, Retention(kept.requests_s, kept.rollups_s, kept.health_s))
+        except OSError as error:
+            self.logs.error("retention_not_told", reason=error.strerror, next="the ledger keeps what it was last told")
+
     async def _keep_draining(self) -> None:
+        self._tell_retention()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))}
         while not self._stopping:
             self._drainer = await asyncio.create_subprocess_exec(
@@ -272,14 +394,17 @@ class Runtime:
         services.redact = Redactor(settings.secrets())
         services.redact.hits = hits
         self.logs.set_redactor(services.redact)
+        self.desk.set_redactor(services.redact)
+        self.delivery.configure(settings.alerts.to)
         self.logs.set_level(settings.server.log_level)
-        services.budgets.keep(settings.clients)
+        self.spending.configure(settings)
+        self._tell_retention()
         services.deployments.layouts.clear()  # they are of chains that are gone; the deployments' state stays
         self.metrics.config_reloaded(True)
         self.logs.info("config_reloaded", hash=settings.hash)
         for what in _needs_restart(before, settings):
             self.logs.warning("config_needs_restart", key=what)
-        self._tasks.append(asyncio.create_task(self._seed(settings)))
+        self._tasks.append(asyncio.create_task(self._seed_again()))
         self._tasks = [task for task in self._tasks if not task.done()]
 
     def _refuse(self, error: ConfigError) -> None:
@@ -304,6 +429,31 @@ class Runtime:
         if self.gateway.services.prices.problem is not None:
             notes.append(Note("there is no price data", self.gateway.services.prices.problem))
         return Readiness(reasons, notes)
+
+    async def check_health(self, providers: Sequence[str]) -> None:
+        await self.board.refresh(providers or None, fresh=True)
+
+    def acknowledge(self, alert_id: str) -> dict[str, Any] | None:
+        return self.desk.acknowledge(alert_id)
+
+    def reset_quotas(self, provider: str, key: str | None) -> None:
+        try:
+            reset_quota(self.spending.quotas, self.journal, provider, key, wall=self.clock.wall())
+        except JournalError as error:
+            raise LedgerUnavailable("the ledger's disk is full or cannot be written: nothing is changed") from error
+
+    def picture(self) -> Picture:
+        wall = self.clock.wall()
+        return Picture(
+            wall=wall,
+            settings=self.settings,
+            cards=self.board.cards(),
+            budgets=self.spending.budgets.states(wall),
+            quotas=self.spending.quotas.states(wall),
+            rates=self.spending.throttle.states(self.clock.monotonic()),
+            alerts=self.desk.alerts(),
+            live=True,
+        )
 
     def _deployment_states(self) -> list[DeploymentState]:
         now = self.clock.monotonic()

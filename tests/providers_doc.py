@@ -261,7 +261,7 @@ def providers(stanzas: Mapping[str, Body]) -> str:
                 f"`{stanza['dialect']}`",
                 key,
                 f"`{stanza['base_url']}`" if stanza["base_url"] else codes(stanza["base_url_env"]),
-                f"`{stanza['models_path']}`" if stanza["models_path"] else "—",
+                codes([path for path in (stanza["models_path"], stanza.get("check_path")) if path]),
                 "; ".join(quirk_words(stanza.get("quirks", {}))) or "—",
                 codes(stanza.get("lacks", ())),
                 f"[docs]({stanza['docs']})",

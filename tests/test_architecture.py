@@ -21,16 +21,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "proxy"
 
 EVERYTHING = frozenset(
-    """accounting app config core dialects engine routing runtime server storage telemetry terminal upstream wire""".split()
+    """accounting app commands config core dialects engine monitoring routing runtime server storage telemetry terminal upstream
+    wire""".split()
 )
 # A folder or a top-level module -> the folders that it may import, besides itself.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "__main__": frozenset(("cli",)),
     "cli": EVERYTHING,
+    "commands": EVERYTHING,  # the command line's larger half
     "app": EVERYTHING,
     "runtime": EVERYTHING,  # what app composes: one object for one running proxy
     "terminal": frozenset(("core",)),
-    "server": frozenset(("engine", "accounting", "config", "dialects", "core")),
+    "server": frozenset(("engine", "monitoring", "accounting", "config", "dialects", "core")),
+    # what is told of the proxy: it reads what the others keep, and only those who show it read it
+    "monitoring": frozenset(("storage", "upstream", "routing", "accounting", "telemetry", "config", "core")),
     "engine": frozenset(("dialects", "routing", "upstream", "accounting", "config", "core")),
     "upstream": frozenset(("config", "core")),
     "storage": frozenset(("accounting", "core")),
@@ -61,13 +65,14 @@ MAY_IMPORT_LAZILY = frozenset(
         "proxy.app",
         "proxy.accounting.pricing",
         "proxy.accounting.tokens",
+        "proxy.commands.shell",
         "proxy.config.schema",
+        "proxy.monitoring.delivery",
         "proxy.server.asgi",
         "proxy.telemetry.metrics",
         "proxy.upstream.auth",
         "proxy.upstream.client",
         "proxy.upstream.demo",
-        "proxy.upstream.probe",
     )
 )
 

@@ -22,7 +22,10 @@ from tests.storage.records import completion, failover, rejected, request_id, wr
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("serve", "check", "schema", "status", "usage", "requests", "models", "version")
+COMMANDS = (
+    *("serve", "check", "schema", "status", "health", "usage", "budgets", "quotas", "alerts", "advice", "report", "requests"),
+    *("models", "selftest", "version"),
+)
 FILE = """\
 server: {port: 1}
 providers:

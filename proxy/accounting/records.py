@@ -1,9 +1,11 @@
-"""What the journal holds: four kinds of record, each one JSON array in one frame. No prompt, no answer, no key.
+"""What the journal holds: seven kinds of record, each one JSON array in one frame. No prompt, no answer, no key.
 
 `B` before every dispatch, `P` now and then while a stream runs, `E` when an attempt has ended, `R` for a request that ended
 without its last attempt's `E` carrying it (rejected, or no target could be tried). A request's story is spread over them:
 its first `B` carries `request` (who asks for what), its last `E` carries `end` (what came of it). An attempt's id is
-`<request id>-<n>`, n from 1. Times are milliseconds, wall for `time_ms`, durations else; money is integer nano-dollars.
+`<request id>-<n>`, n from 1. Besides requests, the ledger keeps what was told of the proxy itself: `H` for a provider's health
+when it was checked, `A` for an alert's life, `Q` for quotas that
+the operator lets begin anew. Times are milliseconds, wall for `time_ms`, durations else; money is integer nano-dollars.
 Unknown is None.
 
 A record is journalled by position, which takes a fifth of the time that names take: its letter, then its fields in the order of
@@ -115,6 +117,53 @@ class End(NamedTuple):
         return "E"
 
 
+class Checked(NamedTuple):
+    """What came of asking how a provider is. `state`: healthy, degraded, down, unknown; as it was told from then on."""
+
+    time_ms: int
+    provider: str
+    state: str
+    reason: str | None
+    response_ms: float | None  # None: no answer
+    models: int | None
+    key_valid: bool | None  # None: it cannot be told
+
+    @property
+    def t(self) -> Literal["H"]:
+        return "H"
+
+
+class Alerted(NamedTuple):
+    """A step in the life of an alert. `action`: raised, resolved or acknowledged; what follows `severity` is said when it is raised, or
+    raised again with another severity, which takes its place."""
+
+    id: str
+    time_ms: int
+    action: str
+    kind: str | None = None
+    subject: str | None = None  # what it is about: a provider, a budget
+    severity: str | None = None
+    message: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+
+    @property
+    def t(self) -> Literal["A"]:
+        return "A"
+
+
+class QuotaReset(NamedTuple):
+    """The operator says that a provider's quotas begin anew. `credential` None: for all of its keys."""
+
+    time_ms: int
+    provider: str
+    credential: str | None
+
+    @property
+    def t(self) -> Literal["Q"]:
+        return "Q"
+
+
 class Rejected(NamedTuple):
     """A request that ended with no attempt."""
 
@@ -126,7 +175,7 @@ class Rejected(NamedTuple):
         return "R"
 
 
-Record = Begin | Progress | End | Rejected
+Record = Begin | Progress | End | Rejected | Checked | Alerted | QuotaReset
 
 
 LAYOUT: dict[type, tuple[str, ...]] = {
@@ -136,8 +185,14 @@ LAYOUT: dict[type, tuple[str, ...]] = {
     Progress: ("t", *Progress._fields),
     End: ("t", *End._fields),
     Rejected: ("t", *Rejected._fields),
+    Checked: ("t", *Checked._fields),
+    Alerted: ("t", *Alerted._fields),
+    QuotaReset: ("t", *QuotaReset._fields),
 }
-_BY_LETTER: dict[Any, tuple[str, ...]] = {"B": LAYOUT[Begin], "P": LAYOUT[Progress], "E": LAYOUT[End], "R": LAYOUT[Rejected]}
+_BY_LETTER: dict[Any, tuple[str, ...]] = {
+    "B": LAYOUT[Begin], "P": LAYOUT[Progress], "E": LAYOUT[End], "R": LAYOUT[Rejected],
+    "H": LAYOUT[Checked], "A": LAYOUT[Alerted], "Q": LAYOUT[QuotaReset],
+}  # fmt: skip
 _PARTS = {"request": LAYOUT[RequestOpen], "end": LAYOUT[RequestEnd]}
 
 
@@ -151,6 +206,9 @@ _POSITIONAL: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Progress: lambda r: ("P", *r),
     End: lambda r: ("E", *r[:-1], None if r.end is None else tuple(r.end)),
     Rejected: lambda r: ("R", tuple(r.request), tuple(r.end)),
+    Checked: lambda r: ("H", *r),
+    Alerted: lambda r: ("A", *r),
+    QuotaReset: lambda r: ("Q", *r),
 }
 
 

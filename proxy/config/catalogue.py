@@ -1,9 +1,9 @@
 """The providers that are known by name: `proxy/catalogue.yaml`, data only.
 
 A stanza: `dialect, base_url` (may hold {region} or {location})`, place_urls` (place -> another base_url)`, base_url_env[],
-base_url_trim[], key_env[], key` (required, optional or none)`, auth_header, auth_prefix, headers, models_path, price_source, quirks,
-lacks[], models` (name or pattern -> context, max_output, reasoning, lacks[], capabilities[], quirks)`, retired` (it still works, but not
-for long), and for people `docs, region_urls, verified, unverified`.
+base_url_trim[], key_env[], key` (required, optional or none)`, auth_header, auth_prefix, headers, models_path, check_path,
+price_source, quirks, lacks[], models` (name or pattern -> context, max_output, reasoning, lacks[], capabilities[], quirks)`, retired`
+(it still works, but not for long), and for people `docs, region_urls, verified, unverified`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Stanza:
     auth_prefix: str = "Bearer "
     headers: Mapping[str, str] = field(default_factory=dict)
     models_path: str | None = "/models"
+    check_path: str | None = None
     price_source: str | None = None
     quirks: Quirks = field(default_factory=Quirks)
     lacks: frozenset[str] = frozenset()

@@ -1,7 +1,7 @@
 """Rules across the file: words that are not acted upon yet, and a start that would expose the proxy.
 
 A word of the vocabulary whose feature is not there yet is never unknown. Where it only tunes or tells, the file loads with a warning;
-where it protects, or decides what happens, it is a fault: a proxy that silently ignores a limit is worse than one that does not start.
+where it decides what happens, it is a fault: a proxy that silently does something else is worse than one that does not start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, one_line
-from proxy.config.schema import BudgetSection, ChainSection, Section, later_of
+from proxy.config.schema import ChainSection, Section, later_of
 from proxy.config.settings import Settings
 from proxy.core.target import Target
 
@@ -45,17 +45,7 @@ def _walk(value: Any, path: Path, draft: Draft) -> None:
 def _key(section: Section, name: str, path: Path, draft: Draft) -> None:
     value = getattr(section, name)
     match later_of(type(section), name):
-        case "refused":
-            draft.fault(
-                path, f"'{name}' is not yet supported here, and leaving it unheeded would not protect (remove it)", at_key=True
-            )
-        case "budget" if isinstance(value, BudgetSection) and value.hard:
-            draft.fault(
-                path,
-                "a hard 'budget' is not yet supported here, only for clients (write hard: false, or give the clients budgets)",
-                at_key=True,
-            )
-        case "ignored" | "budget":
+        case "ignored":
             draft.warn(path, f"'{name}' is not yet supported here and has no effect (it may stay)", at_key=True)
         case None:
             _walk(value, path, draft)

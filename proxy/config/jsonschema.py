@@ -14,8 +14,6 @@ SCALARS = frozenset(("integer", "number", "boolean"))
 VARIABLE = {"type": "string", "pattern": r"\$\{"}
 LATER = {
     "ignored": "Not yet supported: it has no effect, and `check` warns.",
-    "refused": "Not yet supported: `check` refuses it.",
-    "budget": "Not yet supported: `check` refuses it unless it says `hard: false`.",
 }
 
 

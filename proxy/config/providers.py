@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from proxy.config.catalogue import UNKNOWN, Stanza, known_as
 from proxy.config.check import is_metadata_host
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
-from proxy.config.schema import ProviderSection
-from proxy.config.targets import NO_SECTION
+from proxy.config.schema import BudgetSection, HealthSection, ProviderSection
+from proxy.config.targets import NO_SECTION, rate_limits
+from proxy.core.limits import Budget, HealthSettings, Quota, Unit
+from proxy.core.money import usd_to_nusd
 from proxy.core.target import NO_CREDENTIAL, Credential, Provider, Quirks, Secret
 
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -100,10 +103,14 @@ class _Builder:
             proxy_url=self._proxy(transport),
             ca_file=self._ca_file(),
             model_list_path=manners.models_path,
+            check_url=_check_url(manners, base_url),
             quirks=facts.quirks if as_known else Quirks(),
             lacks=facts.lacks if as_known else frozenset(),
             price_source=facts.price_source,
-            in_flight=section.limits.in_flight,
+            limits=rate_limits(section.limits),
+            budget=budget_of(section.budget),
+            quotas=self._quotas(),
+            health=health_settings(self.draft.file.health, section.health),
             region=self.places.get("region"),
             project=self.places.get("project"),
             location=self.places.get("location"),
@@ -332,6 +339,18 @@ class _Builder:
             self.secrets += [secret, Secret(parts.password)]
         return secret
 
+    def _quotas(self) -> tuple[Quota, ...]:
+        quotas: list[Quota] = []
+        for index, section in enumerate(self.section.quotas):
+            path: Path = (*self.path, "quotas", index)
+            if (section.requests is None) == (section.tokens is None):
+                self.draft.fault(path, "a quota is of requests or of tokens (write one of the two)")
+                continue
+            unit: Unit = "tokens" if section.requests is None else "requests"
+            limit = section.tokens or section.requests or 0
+            quotas.append(Quota(unit, limit, section.per, section.time_zone, section.hour, section.each_key))
+        return tuple(quotas)
+
     def _ca_file(self) -> str | None:
         if self.section.ca_file is None:
             return None
@@ -343,6 +362,27 @@ class _Builder:
             reason = getattr(error, "strerror", None) or "not a path"
             self.draft.fault((*self.path, "ca_file"), f"ca_file: cannot be read: {reason} (write the path of a PEM file)")
         return str(file)
+
+
+def budget_of(section: BudgetSection | None) -> Budget | None:
+    return None if section is None else Budget(usd_to_nusd(section.usd), section.per, section.hard)
+
+
+def health_settings(*levels: HealthSection) -> HealthSettings:
+    """The last level that says something wins."""
+    said: dict[str, Any] = {}
+    for level in levels:
+        said |= {name: value for name, value in vars(level).items() if value is not None}
+    durations = ("interval", "timeout", "slow")
+    return HealthSettings(**{f"{name}_s" if name in durations else name: value for name, value in said.items()})
+
+
+def _check_url(manners: Stanza, base_url: str) -> str | None:
+    """An address of its own holds for the provider's own service only: elsewhere the key is not the one that it knows."""
+    path = manners.check_path
+    if path is None or path.startswith("/"):
+        return path and base_url + path
+    return path if base_url == manners.base_url else None
 
 
 def urlsplit_or_none(url: str) -> SplitResult | None:

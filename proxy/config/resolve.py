@@ -13,8 +13,8 @@ from proxy.config.check import calls_itself, warn_of_mixed_embeddings
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.patterns import literal_length
-from proxy.config.providers import build_provider
-from proxy.config.schema import AuthSection, ChainSection, ClientSection, TargetSection, Tuning
+from proxy.config.providers import budget_of, build_provider, health_settings
+from proxy.config.schema import AuthSection, ChainSection, ClientSection, ShareSection, TargetSection, Tuning
 from proxy.config.settings import (
     MAX_MODEL_NAME,
     ChainTemplate,
@@ -24,8 +24,9 @@ from proxy.config.settings import (
     fingerprint,
     usable,
 )
-from proxy.config.targets import TargetFactory, lay_over
-from proxy.core.money import usd_to_nusd
+from proxy.config.targets import TargetFactory, lay_over, rate_limits
+from proxy.config.telling import alerts_of, retention_of
+from proxy.core.limits import Budget
 from proxy.core.target import DEFAULT_FAILOVER_ON, Chain, Provider, Secret, Target
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -76,9 +77,14 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
     models = {
         name: section.model_dump(exclude={"api_key", "api_keys", "proxy", "headers"}) for name, section in file.providers.items()
     }
+    budgets = (budget_of(file.budget), _budgets(file.departments), _budgets(file.agents))
+    retention, alerts = retention_of(file.retention), alerts_of(file.alerts, draft, secrets)
     return Settings(
         hash=fingerprint(
-            (server, auth_none, admin, metrics, providers, exact, wildcards, models, file.defaults.model_dump(), clients)
+            (
+                (server, auth_none, admin, metrics, providers, exact, wildcards, models, file.defaults.model_dump(), clients),
+                (budgets, retention, alerts),
+            )
         ),
         path=path,
         data_dir=data_dir,
@@ -91,6 +97,12 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
         wildcards=tuple(templates),
         clients=clients,
         clients_by_digest=by_digest,
+        budget=budgets[0],
+        departments=budgets[1],
+        agents=budgets[2],
+        retention=retention,
+        health=health_settings(file.health),
+        alerts=alerts,
         warnings=tuple(map(str, sorted(draft.warned, key=lambda warning: (warning.line, warning.col)))),
         files=(*((path,) if path else ()), env_path, *sorted(draft.environment.files_read)),
         known_secrets=tuple(secrets),
@@ -261,16 +273,14 @@ def _clients(
             if key == admin:
                 draft.fault(place, "the same as auth.admin_token (give the client a key of its own)")
             digests.add(digest)
-        budget = section.budget
         client = ClientSettings(
             name=name,
             key_digests=frozenset(digests),
             department=section.department,
             agent=section.agent,
             chains=None if section.chains is None else frozenset(section.chains),
-            budget_nusd=usd_to_nusd(budget.usd) if budget else None,
-            budget_per=budget.per if budget else None,
-            budget_hard=budget.hard if budget else True,
+            budget=budget_of(section.budget),
+            limits=rate_limits(section.limits),
         )
         clients[name] = client
         by_digest |= dict.fromkeys(digests, client)
@@ -297,6 +307,11 @@ def _client_keys(section: ClientSection, path: Path, draft: Draft) -> list[tuple
             draft.warn(place, "a key is written out in the file (better: keep it in a variable, ${NAME})")
         found.append((place, secret))
     return found
+
+
+def _budgets(shares: Mapping[str, ShareSection]) -> dict[str, Budget]:
+    found = {name: budget_of(share.budget) for name, share in shares.items()}
+    return {name: budget for name, budget in found.items() if budget is not None}
 
 
 def _warn_of_idle_chains(chains: Mapping[str, Chain], draft: Draft) -> None:

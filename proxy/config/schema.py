@@ -2,11 +2,8 @@
 
 The descriptions and examples here are what an editor shows (`tollbridge schema`), what a fault advises and what
 `docs/configuration.md` is held to. What is written in the file may be left out nearly everywhere: `None` means "not written", and
-`resolve.py` lays the levels over each other. A key that is part of the vocabulary but not yet acted upon carries `later`:
-
-    later="ignored"   it only tunes or tells: the file loads, with a warning
-    later="refused"   it protects or decides: ignoring it would silently not do so, hence a fault
-    later="budget"    refused when it is a hard limit, ignored when it says `hard: false`
+`resolve.py` lays the levels over each other. A key that is part of the vocabulary but not yet acted upon carries `later="ignored"`: it
+only tunes or tells, and the file loads, with a warning.
 """
 
 from __future__ import annotations
@@ -14,19 +11,25 @@ from __future__ import annotations
 import re
 import typing
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-Later = Literal["ignored", "refused", "budget"]
+from proxy.core.alerts import ALERT_KINDS
+
+Later = Literal["ignored"]
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 MAX_DURATION_S = 366 * 86400.0
 MAX_SIZE_BYTES = 1 << 40
+AGE_UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0}
+MAX_AGE_S = 100 * AGE_UNITS["y"]
 
 DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d)")
+AGE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(h|d|w|y)")
 SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(B|KB|MB|GB|KiB|MiB|GiB)")
 
 
@@ -59,6 +62,29 @@ def parse_size(value: object) -> int:
     return size
 
 
+def parse_age(value: object) -> float:
+    """`"2y"` -> 63072000.0. Seconds, of at least an hour: how long something is kept. Raises PydanticCustomError."""
+    found = AGE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise PydanticCustomError("unit", "a time is needed (write a number with its unit: 48h, 90d, 8w or 2y)")
+    seconds = float(found[1]) * AGE_UNITS[found[2]]
+    if not 3600 <= seconds <= MAX_AGE_S:
+        raise PydanticCustomError("unit", "not a useful time to keep anything (write something between 1h and 100y)")
+    return seconds
+
+
+def parse_zone(value: object) -> str:
+    """An IANA name. Raises PydanticCustomError."""
+    try:
+        return ZoneInfo(value).key if isinstance(value, str) and value else _no_zone()
+    except (ValueError, OSError, LookupError):
+        return _no_zone()
+
+
+def _no_zone() -> NoReturn:
+    raise PydanticCustomError("zone", "no time zone is called that")
+
+
 def _no_bool(value: object) -> object:
     """Python takes `true` for 1."""
     if isinstance(value, bool):
@@ -78,9 +104,14 @@ def _text_schema(pattern: str, example: str) -> WithJsonSchema:
 Delay = Annotated[float, BeforeValidator(parse_duration), _text_schema(r"^([0-9.]+ ?(ms|s|m|h|d)|.*\$\{.*)$", "2s")]
 Timeout = Annotated[float, BeforeValidator(parse_timeout), _text_schema(r"^([0-9.]+ ?(ms|s|m|h|d)|.*\$\{.*)$", "3s")]
 Size = Annotated[int, BeforeValidator(parse_size), _text_schema(r"^([0-9.]+ ?([KMG]i?)?B|.*\$\{.*)$", "32MiB")]
+Age = Annotated[float, BeforeValidator(parse_age), _text_schema(r"^([0-9.]+ ?(h|d|w|y)|.*\$\{.*)$", "90d")]
+Zone = Annotated[str, BeforeValidator(parse_zone)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False), BeforeValidator(_no_bool)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_no_bool)]
+Factor = Annotated[float, Field(gt=1, le=1000), BeforeValidator(_no_bool)]
+SeverityWord = Literal["info", "warning", "error"]
 
 
 def optional(description: str, example: Any, default: Any = None, *, later: Later | None = None) -> Any:
@@ -199,15 +230,43 @@ class BudgetSection(Section):
 
     usd: Usd = required("The limit, in USD.", 50)
     per: Literal["day", "month", "once"] = optional("The period. Default month.", "month", "month")
-    hard: bool = optional("Over it, requests get 429 budget_exceeded; `false` only tells. Default true.", True, True)
+    hard: bool = optional(
+        "What is over it is refused with 429 budget_exceeded, or goes to the next target; `false` only tells. Default true.",
+        True,
+        True,
+    )
 
 
 class LimitsSection(Section):
-    """What a provider or model is asked at one time."""
+    """What is asked in any minute, and at one time."""
 
     in_flight: Count | None = optional("Requests at one time. Default: no limit.", 64)
-    rpm: Any = optional("Requests per minute.", 30, later="ignored")
-    tpm: Any = optional("Tokens per minute.", 12000, later="ignored")
+    rpm: Count | None = optional("Requests per minute. Default: no limit.", 30)
+    tpm: Count | None = optional("Tokens per minute. Default: no limit.", 12000)
+
+
+class QuotaSection(Section):
+    """What a provider gives in a period. One of `requests` and `tokens`."""
+
+    requests: Count | None = optional("So many requests.", 14400)
+    tokens: Count | None = optional("So many tokens, of input and output.", 500000)
+    per: Literal["day", "month", "once"] = required("The period.", "day")
+    time_zone: Zone = optional("Where the period begins anew, by its IANA name. Default UTC.", "America/Los_Angeles", "UTC")
+    hour: Annotated[int, Field(ge=0, le=23), BeforeValidator(_no_bool)] = optional(
+        "The hour at which it begins anew, there. Default 0.", 0, 0
+    )
+    each_key: bool = optional("`true`: every key has as much; else they share it. Default false.", False, False)
+
+
+class HealthSection(Section):
+    """How a provider is checked, on what it offers for nothing. What is not written is as in the section of the file."""
+
+    interval: Timeout | None = optional("How often. Default 60s.", "60s")
+    timeout: Timeout | None = optional("How long an answer may take. Default 10s.", "10s")
+    slow: Timeout | None = optional("An answer that takes longer makes the provider degraded. Default 2s.", "2s")
+    lightest_call: bool | None = optional(
+        "`true`: where there is no free check, a completion of one token is asked for, which costs money. Default false.", False
+    )
 
 
 class ModelSection(Tuning):
@@ -220,7 +279,7 @@ class ModelSection(Tuning):
     price: PriceSection | None = optional(
         "USD per million tokens; wins over `prices` and the price data.", {"input": 0.59, "output": 0.79}
     )
-    limits: LimitsSection = section("What the model is asked at one time.", LimitsSection)
+    limits: LimitsSection = section("What the model is asked, for each key.", LimitsSection)
     quality: Any = optional("How good its answers are, 0 to 100.", 78, later="ignored")
     expected_first_token: Any = optional("How long the first content usually takes.", "300ms", later="ignored")
 
@@ -254,10 +313,10 @@ class ProviderSection(Tuning):
         "USD per million tokens, by model; a name may hold one `*`, the longest match wins."
     )
     models: dict[str, ModelSection] = section("What is special about single models.")
-    limits: LimitsSection = section("What the provider is asked at one time, per key and model.", LimitsSection)
-    budget: BudgetSection | None = optional("What may be spent at this provider.", {"usd": 50, "per": "month"}, later="budget")
-    health: Any = optional("How it is probed.", {"interval": "60s"}, later="ignored")
-    quotas: Any = optional("What it allows for in a period.", [{"requests": 14400, "per": "day"}], later="ignored")
+    limits: LimitsSection = section("What the provider is asked, for each key.", LimitsSection)
+    budget: BudgetSection | None = optional("What may be spent at this provider.", {"usd": 50, "per": "month"})
+    health: HealthSection = section("How it is checked.", HealthSection)
+    quotas: list[QuotaSection] = section("What it gives in a period, such as a free tier's.", list)
     region: Text | None = optional("Bedrock: the AWS region. Default: AWS_REGION or AWS_DEFAULT_REGION.", "us-east-1")
     project: Text | None = optional("Vertex: the Google Cloud project. Default: GOOGLE_CLOUD_PROJECT.", "my-project")
     location: Text | None = optional("Vertex: the location. Default: GOOGLE_CLOUD_LOCATION, else global.", "europe-west1")
@@ -278,6 +337,7 @@ def _list_or_mapping(value: object) -> str:
     return "«mapping»" if isinstance(value, dict | Section) else "«list»"
 
 
+AlertKindWord = Annotated[str, Field(pattern="^(" + "|".join(ALERT_KINDS) + ")$"), WithJsonSchema({"enum": list(ALERT_KINDS)})]
 OneTarget = Annotated[
     Annotated[Text, Tag("«text»")] | Annotated[TargetSection, Tag("«mapping»")], Discriminator(_text_or_mapping)
 ]
@@ -328,13 +388,78 @@ class ClientSection(Section):
     agent: Text | None = optional("The agent that its use is counted for.", "search")
     chains: list[Text] | None = optional("The chains that it may use, and no direct targets. Default: everything.", ["smart"])
     budget: BudgetSection | None = optional("What it may spend.", {"usd": 50, "per": "month"})
-    limits: Any = optional("What it may ask in a minute.", {"rpm": 60}, later="refused")
+    limits: LimitsSection = section("What it may ask.", LimitsSection)
 
 
 class ShareSection(Section):
     """A department or an agent."""
 
-    budget: BudgetSection | None = optional("What it may spend.", {"usd": 100, "per": "month"}, later="budget")
+    budget: BudgetSection | None = optional("What it may spend.", {"usd": 100, "per": "month"})
+
+
+class RetentionSection(Section):
+    """When what is old is thrown away."""
+
+    requests: Age | None = optional("Rows of requests and attempts. Default 90d.", "90d")
+    rollups: Age | None = optional("Sums by hour and day. Default 2y.", "2y")
+    health: Age | None = optional("Checks of providers, and alerts that are over. Default 30d.", "30d")
+
+
+class RatesSection(Section):
+    """Shares, above which something is told."""
+
+    warning: Share | None = optional("From here on a warning.", 0.05)
+    error: Share | None = optional("From here on an error.", 0.2)
+
+
+class FactorsSection(Section):
+    """How many times what is usual."""
+
+    warning: Factor | None = optional("From here on a warning.", 2)
+    error: Factor | None = optional("From here on an error.", 4)
+
+
+class LagSection(Section):
+    """How far behind."""
+
+    warning: Timeout | None = optional("From here on a warning.", "30s")
+    error: Timeout | None = optional("From here on an error.", "5m")
+
+
+class DestinationSection(Section):
+    """Where alerts go. One of `webhook` and `apprise`."""
+
+    webhook: Text | None = optional("An address that each alert is posted to, as JSON.", "${SLACK_URL}")
+    apprise: Text | None = optional(
+        "Whatever else Apprise reaches, such as e-mail (needs the extra `alerts`).", "mailtos://user:pass@example.com"
+    )
+    shape: Literal["json", "slack"] | None = optional(
+        "What a webhook's body looks like. Default: slack for hooks.slack.com, else json.", "slack"
+    )
+    least: SeverityWord = optional(
+        "What is less than this is not sent: info, warning or error. Default warning.", "error", "warning"
+    )
+
+
+class AlertsSection(Section):
+    """From when on something is told. The kinds are in alerts.md."""
+
+    budget: list[Annotated[float, Field(gt=0, le=10), BeforeValidator(_no_bool)]] | None = optional(
+        "Shares of a budget; the last is an error, the others warnings. Default [0.8, 1.0].", [0.8, 1.0]
+    )
+    quota: list[Share] | None = optional("Shares of a quota, likewise. Default [0.75, 0.9, 0.95].", [0.75, 0.9, 0.95])
+    error_rate: RatesSection = section("The share of a provider's attempts that fails. Default 0.05 and 0.2.", RatesSection)
+    failover_rate: RatesSection = section(
+        "The share of a chain's requests that needed another target than the first. Default 0.1 and 0.5.", RatesSection
+    )
+    first_token: FactorsSection = section(
+        "How many times its usual time a provider's first token takes. Default 2 and 4.", FactorsSection
+    )
+    ledger_lag: LagSection = section("How far the tables are behind the journal. Default 30s and 5m.", LagSection)
+    rate_limit: Timeout | None = optional("How soon a provider's limit will be hit at the present rate. Default 5m.", "5m")
+    off: list[AlertKindWord] = section("Kinds that are not told.", list)
+    severity: dict[AlertKindWord, SeverityWord] = section("Kinds that are of another severity than their own.")
+    to: list[DestinationSection] = section("Where alerts go, besides the log.", list)
 
 
 OneAuth = Annotated[
@@ -354,14 +479,12 @@ class File(Section):
     clients: dict[str, ClientSection] = section(
         "Who may call, by name. Once one is listed, every /v1 route needs a client's key."
     )
-    budget: BudgetSection | None = optional(
-        "What may be spent altogether.", {"usd": 500, "per": "month", "hard": False}, later="budget"
-    )
+    budget: BudgetSection | None = optional("What may be spent altogether.", {"usd": 500, "per": "month", "hard": False})
     departments: dict[str, ShareSection] = section("Departments and their budgets.")
     agents: dict[str, ShareSection] = section("Agents and their budgets.")
-    retention: Any = optional("How long the ledger is kept.", {"requests": "90d"}, later="ignored")
-    health: Any = optional("How providers are probed.", {"interval": "60s"}, later="ignored")
-    alerts: Any = optional("What is told, and to whom.", {"error_rate": {"warning": 0.05}}, later="ignored")
+    retention: RetentionSection = section("How long what is kept.", RetentionSection)
+    health: HealthSection = section("How providers are checked.", HealthSection)
+    alerts: AlertsSection = section("From when on something is told, and to whom.", AlertsSection)
     cache: Any = optional("How long answers are kept.", {"ttl": "10m"}, later="ignored")
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proxy.config.patterns import matched_part
+from proxy.core.alerts import Levels, Severity
+from proxy.core.limits import NO_LIMITS, Budget, HealthSettings, RateLimits
 from proxy.core.target import Chain, Provider, Secret, Target
 
 MAX_MEMOISED_MODELS = 4096
+DAY_S = 86_400.0
 MAX_MODEL_NAME = 512  # longer names mean nothing, and are not remembered
 
 
@@ -25,9 +28,8 @@ class ClientSettings:
     department: str | None = None
     agent: str | None = None
     chains: frozenset[str] | None = None
-    budget_nusd: int | None = None
-    budget_per: Literal["day", "month", "once"] | None = None
-    budget_hard: bool = True
+    budget: Budget | None = None
+    limits: RateLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,42 @@ class ServerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what is kept: rows of requests and attempts, the sums over them, checks of providers and alerts. Seconds."""
+
+    requests_s: float = 90 * DAY_S
+    rollups_s: float = 730 * DAY_S
+    health_s: float = 30 * DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where alerts of at least `least` are sent. `shape`: what a webhook's body looks like."""
+
+    kind: Literal["webhook", "apprise"]
+    url: Secret
+    least: Severity = "warning"
+    shape: Literal["json", "slack"] = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """Thresholds by kind, see `core/alerts.py`. `budget` and `quota` are shares of the limit, ascending; `first_token` is times what is
+    usual; `severities` override a kind's own."""
+
+    budget: tuple[float, ...] = (0.8, 1.0)
+    quota: tuple[float, ...] = (0.75, 0.9, 0.95)
+    error_rate: Levels = field(default_factory=lambda: Levels(0.05, 0.2))
+    failover_rate: Levels = field(default_factory=lambda: Levels(0.1, 0.5))
+    first_token: Levels = field(default_factory=lambda: Levels(2.0, 4.0))
+    ledger_lag_s: Levels = field(default_factory=lambda: Levels(30.0, 300.0))
+    rate_limit_s: float = 300.0
+    off: frozenset[str] = frozenset()
+    severities: Mapping[str, Severity] = field(default_factory=dict)
+    to: tuple[Destination, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChainTemplate:
     """A chain whose name holds a `*`. `make` builds it for what the `*` stood for."""
 
@@ -52,12 +90,13 @@ class ChainTemplate:
     targets: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Settings:
     """Everything that the file, the environment and the catalogue came to.
 
     `hash`: 12 hex digits over the effective configuration, secrets by fingerprint. `providers` are those that the file names, in
-    stanzas or chains, and `demo`. `wildcards`: longest literal part first. `files`: what to watch for changes.
+    stanzas or chains, and `demo`. `wildcards`: longest literal part first. `files`: what to watch for changes. `budget` is of
+    everything, `departments` and `agents` are those that have one.
     """
 
     hash: str
@@ -77,6 +116,12 @@ class Settings:
     known_secrets: tuple[Secret, ...] = field(repr=False)
     direct: Callable[[str, str], Target] = field(repr=False)
     """(provider, upstream model) -> the target with every default applied, whether the provider is enabled or not."""
+    budget: Budget | None = None
+    departments: Mapping[str, Budget] = field(default_factory=dict)
+    agents: Mapping[str, Budget] = field(default_factory=dict)
+    retention: Retention = Retention()
+    health: HealthSettings = field(default_factory=HealthSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     resolve: Callable[[str], Chain | None] = field(init=False, repr=False)
     """What a model name means: an exact chain, else a direct target of an enabled provider, else the longest matching wildcard,
     else None. The same name gives the same Chain object, as long as it is among the 4,096 last used."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from proxy.config.catalogue import ModelFacts, Stanza, known_as, with_quirks
 from proxy.config.patterns import best_match
-from proxy.config.schema import File, ModelSection, PriceSection, ProviderSection, Tuning
+from proxy.config.schema import File, LimitsSection, ModelSection, PriceSection, ProviderSection, Tuning
+from proxy.core.limits import RateLimits
 from proxy.core.target import CircuitSettings, Price, Provider, Target, Timeouts
 
 NO_FACTS = ModelFacts()
@@ -52,7 +53,7 @@ class TargetFactory:
             lacks=facts.lacks,
             quirks=with_quirks(provider.quirks, facts.quirks),
             reasoning=facts.reasoning,
-            in_flight=written.limits.in_flight or section.limits.in_flight,
+            limits=rate_limits(written.limits),
             disabled=None if written.enabled else "disabled in the file",
         )
 
@@ -69,6 +70,10 @@ def lay_over(levels: Sequence[Tuning]) -> tuple[Timeouts, CircuitSettings, int]:
     durations = {"window", "open", "open_max"}
     settings = CircuitSettings(**{f"{name}_s" if name in durations else name: value for name, value in circuit.items()})
     return Timeouts(**{f"{name}_s": value for name, value in timeouts.items()}), settings, retries
+
+
+def rate_limits(section: LimitsSection) -> RateLimits:
+    return RateLimits(**vars(section))
 
 
 def _capabilities(written: Sequence[str]) -> frozenset[str]:

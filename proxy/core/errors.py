@@ -205,6 +205,15 @@ class BudgetExceeded(CallerError):
     code = "budget_exceeded"
 
 
+class RateLimitExceeded(CallerError):
+    """More than a client may ask, in a minute or at one time. Worth another try when `retry_after_s` is over."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
 class TooManyAdminAttempts(CallerError):
     status = 429
     type = "rate_limit_error"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
+from proxy.core.limits import NO_LIMITS, Budget, HealthSettings, Quota, RateLimits
+
 
 class Secret:
     """A string that never shows itself: `repr`, `str`, formatting and JSON give `***`. `reveal()` is the only way in."""
@@ -135,7 +137,9 @@ class Provider:
     `auth_header` is the lower-case header that carries the key, `auth_prefix` what stands before it (`Bearer `, or empty).
     `base_url` has no trailing slash. `price_source` is the provider's id in the price data, None where it has none there.
     `region` is AWS's, `project` and `location` are Google's. `signs`: each call needs a signature or token of its own
-    (`upstream/auth.py`). `lacks` names features that none of its models serves, in the words of FEATURES.
+    (`upstream/auth.py`). `check_url` tells of the key where the model list does not, `model_list_path` stands under `base_url`; neither
+    costs anything. `lacks` names features that none of its models serves, in the words of FEATURES. `limits.in_flight` counts
+    for each key and model, `limits.rpm` and `limits.tpm` for each key.
     """
 
     name: str
@@ -150,10 +154,14 @@ class Provider:
     proxy_url: Secret | None = None
     ca_file: str | None = None
     model_list_path: str | None = None
+    check_url: str | None = None
     quirks: Quirks = field(default_factory=Quirks)
     lacks: frozenset[str] = frozenset()
     price_source: str | None = None
-    in_flight: int | None = None
+    limits: RateLimits = NO_LIMITS
+    budget: Budget | None = None
+    quotas: tuple[Quota, ...] = ()
+    health: HealthSettings = field(default_factory=HealthSettings)
     region: str | None = None
     project: str | None = None
     location: str | None = None
@@ -188,7 +196,7 @@ class Target:
     lacks: frozenset[str] = frozenset()
     quirks: Quirks = field(default_factory=Quirks)
     reasoning: bool = False
-    in_flight: int | None = None
+    limits: RateLimits = NO_LIMITS
     disabled: str | None = None
 
     @property

@@ -6,7 +6,6 @@ import math
 from functools import lru_cache
 
 from proxy.core.errors import CallerError, ProxyError
-from proxy.core.ports import HeaderList
 from proxy.core.target import Target
 
 
@@ -19,7 +18,7 @@ def answer_headers(
     upstream_s: float,
     own_s: float,
     dropped: tuple[str, ...],
-) -> HeaderList:
+) -> list[tuple[bytes, bytes]]:
     """Of a completion: who answered, and where the time went until the first content."""
     headers = [
         (b"content-type", content_type),

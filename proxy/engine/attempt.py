@@ -126,6 +126,9 @@ class Attempt:
         response = self._response = await transport.send(
             head, self.outbound.body, connect_timeout_s=timeouts.connect_s, fresh=fresh
         )
+        deployment = self.candidate.deployment
+        deployment.heard = response.headers
+        deployment.heard_at = self._clock.monotonic()
         status = self.status = response.status
         if not 200 <= status < 300:
             raise await self._refusal(response)

@@ -13,9 +13,9 @@ from proxy.accounting.journal import JournalError
 from proxy.accounting.pricing import charge
 from proxy.accounting.records import Fields
 from proxy.accounting.usage import estimate_input
-from proxy.core.errors import LedgerUnavailable, UpstreamError
+from proxy.core.errors import ErrorClass, LedgerUnavailable, UpstreamError
 from proxy.core.money import NUSD_PER_USD
-from proxy.core.target import Chain
+from proxy.core.target import Chain, Target
 from proxy.core.usage import Usage
 from proxy.engine.attempt import Attempt
 from proxy.engine.exchange import Exchange
@@ -24,6 +24,7 @@ from proxy.routing.plan import Candidate
 from proxy.routing.verdict import RULES
 
 _NOTHING = Usage()
+_NOT_FOR_IT = ("lacks ", "refuses ", "would drop ", "cannot carry ", "a context of ")  # what no other moment would change
 
 # what came of a request: (outcome, HTTP status, error code)
 Closing = tuple[str, int | None, str | None]
@@ -46,6 +47,7 @@ class Books:
         "notes",
         "outcome",
         "overhead_s",
+        "tokens",
         "trace",
         "unpriced",
         "waited_s",
@@ -63,6 +65,7 @@ class Books:
         self.outcome = "failed"
         self.cost_nusd = 0
         self.unpriced = False
+        self.tokens = 0
         self.first_token_s: float | None = None
         self.overhead_s: float | None = None
         self.waited_s = 0.0  # in attempts that failed and in pauses between them: not the proxy's own time
@@ -133,6 +136,12 @@ class Books:
                 status = error.status
             if usage is None and rule.billed == "risk" and error.sent:
                 at_risk = estimate_input(exchange.request.body_bytes)
+        tokens = used.input_tokens + used.output_tokens
+        self.tokens += tokens
+        candidate.deployment.tokens += tokens
+        permit = attempt.permit
+        if permit.held is not None:
+            permit.settle(1 if error is None or _was_sent(error) else 0, tokens, cost_nusd)
         self._append(
             (
                 "E",
@@ -173,6 +182,7 @@ class Books:
             first_token_s,
             usage,
             cost_nusd,
+            exchange.request.stream,
         )
         if closing is None:
             self.waited_s += now - started_at
@@ -239,12 +249,28 @@ class Books:
             dropped,
         )
 
+    def _note_fallback(self, chain: Chain, answered: Target) -> None:
+        """Counts an answer that came from another target than the first that could have served the request, in the order it asked for."""
+        carried = {note["target"]: note.get("skipped", "") for note in self.notes}
+        first = {target.name: target for target in chain.targets}
+        for entry in self.trace:
+            target = first.get(entry["target"])
+            if target is answered:
+                return
+            reason = entry.get("skipped") or carried.get(entry["target"], "")
+            if target is None or target.disabled or target.provider.disabled or reason.startswith(_NOT_FOR_IT):
+                continue
+            self._services.meter.fell_back(chain.name)
+            return
+
     def _close(self, closing: Closing, now: float, attempt: Attempt | None, used: Usage) -> None:
         exchange = self._exchange
         self.closed = True
         outcome, status, code = closing
         self.outcome = outcome
         target = attempt.candidate.target if attempt is not None else None
+        if outcome == "ok" and target is not None and self.chain is not None and target is not self.chain.targets[0]:
+            self._note_fallback(self.chain, target)
         self._services.log.request(
             {
                 "request_id": exchange.id,
@@ -264,3 +290,8 @@ class Books:
                 "duration_ms": int((now - exchange.received) * 1000),
             }
         )
+
+
+def _was_sent(error: UpstreamError) -> bool:
+    """Whether the provider can have seen it. A connection that was closed before the request came has not taken it there."""
+    return error.sent and error.error_class is not ErrorClass.STALE_RETRY

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from math import inf
 
-from proxy.accounting.budgets import Hold, request_bound_nusd
+from proxy.accounting.budgets import Reserved, ask_of, expected_tokens, request_bound_nusd
+from proxy.accounting.throttle import ClientAccount, Seat
 from proxy.accounting.usage import estimate_input, estimate_output, suspect
+from proxy.core.allowance import Ask
 from proxy.core.deadlines import NEVER
 from proxy.core.errors import (
     AllProvidersUnavailable,
@@ -42,11 +45,11 @@ from proxy.engine.exchange import Exchange
 from proxy.engine.heads import Heads
 from proxy.engine.services import Services
 from proxy.routing.deployment import Permit
-from proxy.routing.plan import Candidate, Plan, backoff_s, larger_context, plan
+from proxy.routing.plan import SHORT_WAIT_S, Candidate, Plan, backoff_s, frees_soon, larger_context, plan
 from proxy.routing.verdict import RULES, Effect, Verdict, client_error, judge
 
 PRICES_WAIT_S = 5.0  # for the price data, which is read in the background from the start on
-SHORT_WAIT_S = 2.0  # a cooldown or backoff longer than this is not waited for
+HOLD_SLACK_S = 120.0  # after a request's total time, in which it must have ended, until what it holds is given up for lost
 # what somebody must mend, and what a failover would hide: said aloud each time
 _LOUD = frozenset(
     (ErrorClass.AUTH, ErrorClass.MODEL_NOT_FOUND, ErrorClass.INSUFFICIENT_QUOTA, ErrorClass.TLS, ErrorClass.REDIRECT)
@@ -79,11 +82,13 @@ _NAMED_BREAKS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """The next thing to try: which candidate, after how many retries there, and whether on a connection of its own."""
+    """The next thing to try: which candidate, after how many retries there, whether on a connection of its own, and how long it was
+    waited for because of its limits."""
 
     position: int
     retries: int = 0
     fresh: bool = False
+    waited_s: float = 0.0
 
 
 _FIRST_STEP = _Step(0)
@@ -93,7 +98,20 @@ _OK, _CLIENT_GONE = Effect.OK, ErrorClass.CLIENT_GONE  # needed for every reques
 class Relay:
     """The state of one request. `serve` is called once."""
 
-    __slots__ = ("_books", "_chain", "_control", "_errors", "_exchange", "_heads", "_hold", "_plan", "_services", "_sink")
+    __slots__ = (
+        "_books",
+        "_chain",
+        "_control",
+        "_errors",
+        "_exchange",
+        "_heads",
+        "_hold",
+        "_limits",
+        "_plan",
+        "_seat",
+        "_services",
+        "_sink",
+    )
 
     def __init__(self, services: Services, heads: Heads, control: Control, exchange: Exchange, sink: Sink) -> None:
         self._services = services
@@ -103,7 +121,9 @@ class Relay:
         self._sink = sink
         self._books = Books(services, exchange)
         self._errors: list[UpstreamError] = []
-        self._hold: Hold | None = None
+        self._hold: Reserved | None = None
+        self._limits: ClientAccount | None = None  # of the client, if it has any
+        self._seat: Seat | None = None
         self._chain: Chain  # from `_admit` on
         self._plan: Plan
 
@@ -132,6 +152,8 @@ class Relay:
             services.deadlines.forget(self._control)
             if self._hold is not None:
                 self._hold.settle(None if books.unpriced else books.cost_nusd)
+            if self._seat is not None:
+                self._seat.leave(books.tokens)
             meter.request_ended(
                 books.chain.name if books.chain is not None else "none",
                 books.outcome,
@@ -146,20 +168,33 @@ class Relay:
     def _admit(self) -> None:
         services, exchange = self._services, self._exchange
         client, request = exchange.client, exchange.request
+        if client is not None and (limits := services.throttle.clients.get(client.name)) is not None:
+            self._limits = limits
+            self._seat = limits.enter(services.clock.monotonic(), expected_tokens(request))
         chain = exchange.settings.resolve(request.model)
         if chain is None:
             raise ModelNotFound(_no_such_model(request.model), param="model")
         self._chain = self._books.chain = chain
-        if client is not None:
-            if client.chains is not None and (chain.direct or chain.name not in client.chains):
-                allowed = ", ".join(sorted(client.chains))
-                raise ModelNotAllowed(f"This key may not use the model `{request.model}`: it may use {allowed}.", param="model")
-            if client.budget_nusd is not None:
-                usable = [target for target in chain.targets if target.provider.enabled and target.disabled is None]
-                wall = services.clock.wall()
-                bound = request_bound_nusd(request, [(target, services.prices.rates(target, wall)) for target in usable])
-                self._hold = services.budgets.reserve(client, bound, wall)
+        if client is not None and client.chains is not None and (chain.direct or chain.name not in client.chains):
+            allowed = ", ".join(sorted(client.chains))
+            raise ModelNotAllowed(f"This key may not use the model `{request.model}`: it may use {allowed}.", param="model")
+        if services.budgets.active:
+            self._reserve(chain)
         self._make_plan()
+
+    def _reserve(self, chain: Chain) -> None:
+        services, exchange = self._services, self._exchange
+        tags = exchange.tags
+        accounts = services.budgets.of(exchange.client.name if exchange.client is not None else None, tags.department, tags.agent)
+        if accounts:
+            usable = [target for target in chain.targets if target.provider.enabled and target.disabled is None]
+            wall = services.clock.wall()
+            bound = request_bound_nusd(exchange.request, [(target, services.prices.rates(target, wall)) for target in usable])
+            until = max([self._lost_at(target) for target in usable], default=exchange.received + HOLD_SLACK_S)
+            self._hold = services.budgets.reserve(accounts, bound, until)
+
+    def _lost_at(self, target: Target) -> float:
+        return self._exchange.received + target.timeouts.total_s + HOLD_SLACK_S
 
     async def _wait_for_prices(self) -> None:
         """In the first second of a first start the price data may not be read yet: only a target that needs it waits."""
@@ -215,15 +250,36 @@ class Relay:
         step: _Step | None = _FIRST_STEP
         while step is not None:
             candidate = candidates[step.position]
-            permit = candidate.deployment.acquire(self._services.clock.monotonic())
+            deployment = candidate.deployment
+            ask = self._ask(candidate.target) if deployment.allowances else None
+            now = self._services.clock.monotonic()
+            permit = deployment.acquire(now, ask)
             if permit is not None:
                 step = await self._try(candidate, permit, candidates, step)
                 continue
-            self._books.notes.append({"target": candidate.target.name, "skipped": "no permit: circuit or capacity"})
             following = self._following(candidates, step.position, self._errors[-1] if self._errors else None)
+            if following is None and (wait_s := self._limit_wait_s(candidate, ask, now, step.waited_s)) is not None:
+                await self._pause(wait_s)
+                step = replace(step, waited_s=step.waited_s + wait_s)
+                continue
+            reason = (deployment.refusal(now, ask) if ask is not None else None) or "no permit: circuit or capacity"
+            self._books.notes.append({"target": candidate.target.name, "skipped": reason})
             if following is None:
                 raise client_error(self._errors[-1], earlier=self._errors[:-1]) if self._errors else self._unavailable()
             step = _Step(following)
+
+    def _ask(self, target: Target) -> Ask:
+        """What an attempt at a target may take of its quotas, limits and budget."""
+        services = self._services
+        rates = services.prices.rates(target, services.clock.wall())
+        return ask_of(self._exchange.request, target, rates, self._lost_at(target))
+
+    def _limit_wait_s(self, candidate: Candidate, ask: Ask | None, now: float, waited_s: float) -> float | None:
+        """How long to wait for the last candidate, which is over a limit of a minute; None when it is not worth it."""
+        wait_s = candidate.deployment.brief_wait_s(now, ask)
+        if wait_s is None or waited_s + wait_s > SHORT_WAIT_S:
+            return None
+        return wait_s if now + wait_s < self._exchange.received + candidate.target.timeouts.total_s else None
 
     async def _candidates(self) -> list[Candidate]:
         """When there is nothing to try at once: a short cooldown is worth waiting for, anything else is told."""
@@ -279,10 +335,10 @@ class Relay:
                 raise
             error = cause
         except ProxyError:
-            permit.release(Effect.NEUTRAL, started_at)
+            permit.unused(started_at)
             raise
         except CannotCarry as lack:
-            permit.release(Effect.NEUTRAL, started_at)
+            permit.unused(started_at)
             return self._passed_over(target, lack, candidates, step)
         except Exception as fault:  # noqa: BLE001 - for the reason given below
             # a fault of our own must cost neither the row nor the caller's answer; it is logged whole and answered as an error
@@ -293,7 +349,7 @@ class Relay:
             if attempt is not None:
                 attempt.close()
         if attempt is None:
-            permit.release(Effect.NEUTRAL, started_at)
+            permit.unused(started_at)
             raise client_error(error)
         if attempt.settled:
             return None  # the answer was out, or on its way, when this happened
@@ -387,18 +443,23 @@ class Relay:
         await self._services.sleep(seconds)
 
     def _following(self, candidates: list[Candidate], position: int, error: UpstreamError | None) -> int | None:
-        """The next candidate worth trying after `position`, None when the chain is spent."""
+        """The next candidate worth trying after `position`, None when the chain is spent. One that is over its limits for a moment is
+        worth it when there is no other."""
         now = self._services.clock.monotonic()
+        soon: int | None = None
         too_long = error is not None and error.error_class is ErrorClass.CONTEXT_LENGTH
+        context_of = self._services.prices.context_window
         for following in range(position + 1, len(candidates)):
             candidate = candidates[following]
-            if too_long and not larger_context(candidate.target, candidates[position].target):
+            if too_long and not larger_context(candidate.target, candidates[position].target, context_of):
                 continue
             if now - self._exchange.received >= candidate.target.timeouts.total_s:
                 continue  # one time for the whole sequence: another attempt would be paid for and cut off at once
             if candidate.deployment.unusable(now) is None:
                 return following
-        return None
+            if soon is None and candidate.deployment.allowances and frees_soon(candidate.deployment, now):
+                soon = following
+        return soon
 
     def _as_seen(self, error: UpstreamError, attempt: Attempt) -> UpstreamError:
         """The error by what the caller has seen: a break after content has a name of its own. Redacts what the provider said."""
@@ -573,22 +634,31 @@ class Relay:
     def _torn_down(self, attempt: Attempt | None, permit: Permit) -> None:
         """Cancelled, and not by one of our own interruptions: the server is being taken apart around us."""
         now = self._services.clock.monotonic()
-        permit.release(Effect.NEUTRAL, now)
-        if attempt is not None:
+        if attempt is None:
+            permit.unused(now)
+        else:
+            permit.release(Effect.NEUTRAL, now)
             error = UpstreamError(ErrorClass.DRAINED, "the proxy was stopped")
             usage = self._so_far(attempt) if attempt.committed else None
             self._books.end(attempt, "failed", now, usage=usage, error=error, closing=("interrupted", None, "draining"))
 
     async def _answer_error(self, error: ProxyError) -> None:
         headers = error_headers(self._exchange.id, error, attempts=self._books.attempts)
+        if self._limits is not None:
+            headers += self._limits.headers(self._services.clock.monotonic())
         await self._sink.respond(error.status, headers, self._services.inbound.encode_error(error))
 
     def _unavailable(self) -> AllProvidersUnavailable:
         self._services.meter.count("chain_exhausted")
-        reasons = "; ".join([f"{entry['target']}: {entry['skipped']}" for entry in self._plan.trace if "skipped" in entry])
+        now = self._services.clock.monotonic()
+        told = [*self._plan.trace, *self._books.notes]
+        reasons = "; ".join([f"{entry['target']}: {entry['skipped']}" for entry in told if "skipped" in entry])
+        soonest_s = self._plan.soonest_s
+        if self._plan.candidates:  # of which none could be had
+            soonest_s = min([c.deployment.usable_in_s(now, self._ask(c.target)) for c in self._plan.candidates])
         return AllProvidersUnavailable(
             f"No target of `{self._exchange.request.model}` can be tried now ({one_line(reasons, 400)}).",
-            retry_after_s=self._plan.soonest_s,
+            retry_after_s=soonest_s if soonest_s is not None and soonest_s < inf else None,
         )
 
     def _headers(self, attempt: Attempt, content_type: bytes) -> HeaderList:
@@ -596,7 +666,7 @@ class Relay:
         upstream_s = (attempt.content_at or now) - attempt.dispatched_at
         own_s = now - self._exchange.received - upstream_s - self._books.waited_s
         target = attempt.candidate.target
-        return answer_headers(
+        headers = answer_headers(
             self._exchange.id,
             target,
             attempt.n,
@@ -605,6 +675,9 @@ class Relay:
             own_s=max(0.0, own_s),
             dropped=attempt.outbound.dropped,
         )
+        if self._limits is not None:
+            headers += self._limits.headers(now)
+        return headers
 
 
 def _label(target: Target) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from proxy.accounting.budgets import Budgets
 from proxy.accounting.journal import Journal
 from proxy.accounting.pricing import PriceBook
+from proxy.accounting.quotas import Quotas
+from proxy.accounting.throttle import Throttle
 from proxy.accounting.tokens import TokenCounter
 from proxy.core.deadlines import Deadlines
 from proxy.core.ports import Clock, RequestHead, UpstreamTransport
@@ -39,8 +41,10 @@ class Meter(Protocol):
         first_token_s: float | None = None,
         usage: Usage | None = None,
         cost_nusd: int | None = None,
+        stream: bool = True,
     ) -> None: ...
     def failover(self, from_: str, to: str, reason: str) -> None: ...
+    def fell_back(self, chain: str) -> None: ...
     def rejected(self, reason: str) -> None: ...
     def count(self, name: str) -> None: ...
 
@@ -73,6 +77,8 @@ class Services:
     prices: PriceBook
     warming: asyncio.Task[None] | None  # reads the price data, from the start on; requests that need a price wait for it
     budgets: Budgets
+    quotas: Quotas
+    throttle: Throttle
     counter: TokenCounter
     executor: Executor
     transports: Mapping[str, UpstreamTransport]

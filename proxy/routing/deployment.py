@@ -1,12 +1,14 @@
 """What is remembered about each (provider, credential, upstream model) from one request to the next.
 
-Four mechanisms, never mixed, each with its own way to be over:
+Five mechanisms, never mixed, each with its own way to be over:
 
     breaker     faults: opens, probes, closes (`breaker.py`)
     cooldown    the upstream asked us to wait: until then, never shortened by a later and shorter wish
     latch       what only the operator can mend. A refused or spent key: 15 min for all models of (provider, credential);
                 a model that the provider does not know: 5 min for (provider, model), whichever the key
     bulkhead    at most so many requests in flight; off unless configured
+    allowances  quotas, rate limits and the provider's budget, which are counted elsewhere (`core/allowance.py`): until there is
+                something left of them; off unless configured
 
 All of it lives in memory, in this process. Nothing here waits or reads a clock.
 """
@@ -14,16 +16,22 @@ All of it lives in memory, in this process. Nothing here waits or reads a clock.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, NamedTuple
 
+from proxy.core.allowance import Allowance, Ask, Held
+from proxy.core.limits import Unit
+from proxy.core.ports import HeaderList
 from proxy.core.target import Credential, Target
 from proxy.routing.breaker import Breaker, State
+from proxy.routing.learned import LearnedLimit, learned_limits
 from proxy.routing.retry_after import clamp_cooldown
 from proxy.routing.verdict import Effect
 
 CREDENTIAL_LATCH_S = 900.0
 MODEL_LATCH_S = 300.0
 MAX_DEPLOYMENTS = 10_000
+TOLD_FOR_S = 3600.0  # for so long headers are kept for what they say of limits
 _EVICTED_AT_ONCE = 100
 _LATENCY_WEIGHT = 0.1
 _AT_CAPACITY_S = 1.0
@@ -52,8 +60,31 @@ class Latch:
             self.reason = reason
 
 
+Allowances = Callable[[Target, Credential], tuple[Allowance, ...]]
+
+
+def no_allowances(target: Target, credential: Credential) -> tuple[Allowance, ...]:
+    return ()
+
+
+class ToldLimit(NamedTuple):
+    """A rate limit as the provider told of it in its last answer at one deployment, brought forward to now. `attempts` and `tokens`
+    count since the start."""
+
+    provider: str
+    credential: str
+    model: str
+    unit: Unit
+    limit: int
+    remaining: int
+    resets_s: float | None
+    attempts: int
+    tokens: int
+
+
 class DeploymentSnapshot(NamedTuple):
-    """One deployment as it stands. `latched` is the reason or None; `latency_s` a moving mean until the first content."""
+    """One deployment as it stands. `latched` is the reason or None; `latency_s` a moving mean until the first content; `opens_in_s`:
+    how long an open circuit stays so, 0 once a probe may go; `refused`: the allowance of which nothing is left, in the trace's words."""
 
     provider: str
     credential: str
@@ -68,18 +99,26 @@ class DeploymentSnapshot(NamedTuple):
     latency_s: float | None
     last_ok: float | None  # monotonic
     last_fail: float | None
+    opens_in_s: float = 0.0
+    refused: str | None = None
 
 
 class Deployment:
-    """`in_flight` counts the permits that are out. `ok` and `failed` are totals since the start."""
+    """`in_flight` counts the permits that are out. `ok`, `failed` and `tokens` are totals since the start. `heard` are the headers of the
+    last answer, which came at `heard_at`: they are read when somebody asks."""
 
     __slots__ = (
         "_key_latch",
         "_limit",
         "_model_latch",
+        "_read",
+        "_unlimited",
+        "allowances",
         "breaker",
         "cool_until",
         "failed",
+        "heard",
+        "heard_at",
         "in_flight",
         "key",
         "label",
@@ -88,10 +127,19 @@ class Deployment:
         "latency_s",
         "ok",
         "target",
+        "tokens",
         "used_at",
     )
 
-    def __init__(self, target: Target, credential: Credential, key_latch: Latch, model_latch: Latch, breaker: Breaker) -> None:
+    def __init__(
+        self,
+        target: Target,
+        credential: Credential,
+        key_latch: Latch,
+        model_latch: Latch,
+        breaker: Breaker,
+        allowances: tuple[Allowance, ...] = (),
+    ) -> None:
         self.key = (target.provider.name, credential.id, target.upstream_model)
         self._key_latch = key_latch
         self._model_latch = model_latch
@@ -100,17 +148,24 @@ class Deployment:
         self.in_flight = 0
         self.ok = 0
         self.failed = 0
+        self.tokens = 0
+        self.heard: HeaderList | None = None
+        self.heard_at = 0.0
+        self._read: tuple[HeaderList, list[LearnedLimit]] | None = None  # of `heard`, which limits are read when somebody asks
         self.latency_s: float | None = None
         self.last_ok: float | None = None
         self.last_fail: float | None = None
         self.used_at = 0.0
-        self.configure(target)
+        self.configure(target, allowances)
 
-    def configure(self, target: Target) -> None:
+    def configure(self, target: Target, allowances: tuple[Allowance, ...] = ()) -> None:
         """Take over what a reload may have changed; the state stays."""
         self.target = target
         self.label = target.label
-        self._limit = target.in_flight if target.in_flight is not None else target.provider.in_flight
+        own = target.limits.in_flight
+        self._limit = own if own is not None else target.provider.limits.in_flight
+        self.allowances = allowances
+        self._unlimited = self._limit is None and not allowances
         if self.breaker.settings != target.circuit:
             self.breaker.configure(target.circuit)
 
@@ -121,11 +176,15 @@ class Deployment:
         if (
             self.breaker.calm
             and self.cool_until <= now
-            and self._limit is None
+            and self._unlimited
             and self._key_latch.until <= now
             and self._model_latch.until <= now
         ):
             return None
+        return self._obstacle(now) or self.refusal(now)
+
+    def _obstacle(self, now: float) -> str | None:
+        """What stands in the way apart from the allowances."""
         if (latched := self.latched(now)) is not None:
             return f"latched: {latched}"
         if self.cool_until > now:
@@ -138,20 +197,41 @@ class Deployment:
             return "at capacity"
         return None
 
+    def refusal(self, now: float, ask: Ask | None = None) -> str | None:
+        """Why the first of the allowances refuses; None while all have something left, and enough for `ask`."""
+        for allowance in self.allowances:
+            reason = allowance.refuses(now, ask)
+            if reason is not None:
+                return reason
+        return None
+
+    def brief_wait_s(self, now: float, ask: Ask | None = None) -> float | None:
+        """Seconds until it may be tried, if all that stands in the way are limits of a minute; None otherwise."""
+        if not self.allowances or self._obstacle(now) is not None:
+            return None
+        waits = [
+            allowance.free_in_s(now, ask) if allowance.brief else inf
+            for allowance in self.allowances
+            if allowance.refuses(now, ask) is not None
+        ]
+        wait_s = max(waits, default=inf)
+        return wait_s if wait_s < inf else None
+
     def latched(self, now: float) -> str | None:
         for latch in (self._key_latch, self._model_latch):
             if latch.until > now:
                 return latch.reason
         return None
 
-    def usable_in_s(self, now: float) -> float:
-        """Seconds until it may be tried, as far as is known; 0 when now."""
+    def usable_in_s(self, now: float, ask: Ask | None = None) -> float:
+        """Seconds until it may be tried, as far as is known; 0 when now, infinity for never."""
         waits = (
             self._key_latch.until - now,
             self._model_latch.until - now,
             self.cool_until - now,
             self.breaker.opens_in_s(now),
             _AT_CAPACITY_S if self._limit is not None and self.in_flight >= self._limit else 0.0,
+            *[allowance.free_in_s(now, ask) for allowance in self.allowances],
         )
         return max(0.0, *waits)
 
@@ -162,28 +242,54 @@ class Deployment:
             and self.cool_until <= now
             and self.latched(now) is None
             and (self._limit is None or self.in_flight < self._limit)
+            and self.refusal(now) is None
         )
 
     # -- permits
 
-    def acquire(self, now: float) -> Permit | None:
-        """A permit for one request, perhaps the one probe; None when it is unusable. It must be released."""
+    def acquire(self, now: float, ask: Ask | None = None) -> Permit | None:
+        """A permit for one request, perhaps the one probe; None when it is unusable. It must be released.
+
+        `ask` is what the request may take, and must be given where there are allowances; what it then holds must be settled too.
+        """
         if self.cool_until > now or self._key_latch.until > now or self._model_latch.until > now:
             return None
         if self._limit is not None and self.in_flight >= self._limit:
+            return None
+        if self.allowances and (ask is None or self.refusal(now, ask) is not None):
             return None
         generation = self.breaker.acquire(now)
         if generation is None:
             return None
         self.in_flight += 1
         self.used_at = now
-        return Permit(self, generation, now)
+        permit = Permit(self, generation, now)
+        if ask is not None:
+            permit.held = [allowance.take(now, ask) for allowance in self.allowances]
+        return permit
 
     def cool(self, cooldown_s: float | None, now: float) -> None:
         self.cool_until = max(self.cool_until, now + clamp_cooldown(cooldown_s))
 
     def latch(self, effect: Effect, now: float) -> None:
         (self._model_latch if effect is Effect.CONFIG else self._key_latch).shut(effect, now)
+
+    def told_limits(self, now: float, wall: float) -> list[ToldLimit]:
+        """What its last answer said of rate limits. One whose reset has passed is whole again; what is old says nothing any more."""
+        age_s = now - self.heard_at
+        if self.heard is None or age_s > TOLD_FOR_S:
+            self.heard = self._read = None
+            return []
+        if self._read is None or self._read[0] is not self.heard:
+            self._read = self.heard, learned_limits(self.heard, wall=wall - age_s)
+        told = []
+        for unit, limit, remaining, resets_s in self._read[1]:
+            over = resets_s is not None and resets_s <= age_s
+            left_s = None if resets_s is None else max(0.0, resets_s - age_s)
+            told.append(
+                ToldLimit(*self.key, unit, limit, limit if over else remaining, left_s, self.ok + self.failed, self.tokens)
+            )
+        return told
 
     def snapshot(self, now: float) -> DeploymentSnapshot:
         provider, credential, upstream_model = self.key
@@ -201,6 +307,8 @@ class Deployment:
             self.latency_s,
             self.last_ok,
             self.last_fail,
+            max(0.0, self.breaker.until - now) if self.breaker.state is State.OPEN else 0.0,
+            self.refusal(now),
         )
 
 
@@ -208,9 +316,10 @@ _OK = Effect.OK  # a member looked up on its class costs fifteen times what a gl
 
 
 class Permit:
-    """The right to send one request. `release` exactly once counts: later calls are ignored."""
+    """The right to send one request. `release` exactly once counts: later calls are ignored. `held` is what it has taken of allowances:
+    whoever knows what was used settles it, or `unused` gives it back."""
 
-    __slots__ = ("_at", "_deployment", "_generation", "_heard_ok", "_released")
+    __slots__ = ("_at", "_deployment", "_generation", "_heard_ok", "_released", "held")
 
     def __init__(self, deployment: Deployment, generation: int, now: float) -> None:
         self._deployment = deployment
@@ -218,6 +327,7 @@ class Permit:
         self._at = now
         self._heard_ok = False
         self._released = False
+        self.held: list[Held] | None = None
 
     def first_content(self, now: float) -> None:
         """The upstream works: for the breaker that is success, told once. A later fault is told by `release`."""
@@ -256,6 +366,17 @@ class Permit:
         if not deployment.breaker.calm:
             deployment.breaker.done(self._generation)
 
+    def settle(self, requests: int, tokens: int, cost_nusd: int | None) -> None:
+        """What was really used of the allowances. `requests` is 1 if it was sent, else 0."""
+        for held in self.held or ():
+            held.settle(requests, tokens, cost_nusd)
+
+    def unused(self, now: float) -> None:
+        """Nothing was sent after all."""
+        for held in self.held or ():
+            held.release()
+        self.release(Effect.NEUTRAL, now)
+
 
 class Deployments:
     """All deployments by key, made on demand, at most `limit`: beyond, those idle for longest go.
@@ -264,10 +385,14 @@ class Deployments:
     goes.
     """
 
-    __slots__ = ("_by_key", "_key_latches", "_limit", "_model_latches", "_random", "layouts")
+    __slots__ = ("_allowances", "_by_key", "_key_latches", "_limit", "_model_latches", "_random", "layouts")
 
-    def __init__(self, random: Callable[[], float], *, limit: int = MAX_DEPLOYMENTS) -> None:
+    def __init__(
+        self, random: Callable[[], float], *, limit: int = MAX_DEPLOYMENTS, allowances: Allowances = no_allowances
+    ) -> None:
+        """`allowances` makes what a target with one key is held against; it is asked whenever either is new."""
         self._random = random
+        self._allowances = allowances
         self._limit = limit
         self._by_key: dict[tuple[str, str, str], Deployment] = {}
         self._key_latches: dict[tuple[str, str], Latch] = {}
@@ -287,13 +412,18 @@ class Deployments:
                 self._key_latches.setdefault(key[:2], Latch()),
                 self._model_latches.setdefault((key[0], key[2]), Latch()),
                 Breaker(target.circuit, self._random),
+                self._allowances(target, credential),
             )
         elif found.target is not target:
-            found.configure(target)
+            found.configure(target, self._allowances(target, credential))
         return found
 
     def snapshot(self, now: float) -> list[DeploymentSnapshot]:
         return [deployment.snapshot(now) for deployment in self._by_key.values()]
+
+    def told_limits(self, now: float, wall: float) -> list[ToldLimit]:
+        """What providers have said of their rate limits."""
+        return [told for deployment in self._by_key.values() for told in deployment.told_limits(now, wall)]
 
     def __len__(self) -> int:
         return len(self._by_key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import lcm
+from math import inf, lcm
 from typing import Any
 
 from proxy.core.target import NO_CREDENTIAL, Chain, Credential, Target
@@ -21,6 +21,7 @@ MAX_VIEWS = 1_024  # of one layout
 MAX_TURNS = 60
 MAX_TRICKLES = 4_096
 TRICKLE_S = 1.0
+SHORT_WAIT_S = 2.0  # a limit, a cooldown or a backoff that takes longer is not waited for
 BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 8.0
 THROTTLED_BASE_S = 1.0
@@ -37,10 +38,11 @@ class Candidate:
 class Plan:
     """What to try, in order, and a line for every target of the chain.
 
-    `soonest_s`: without candidates, when the first target may be tried; `cooling_s`: the same if what is in the way is a cooldown
-    and nothing else, so that a short one is worth waiting for. `lacking`: set when features are what rules out every target that
-    could otherwise be used ("lacks tools"). `picky`: some candidate refuses or drops parameters by its quirks. Plans and their
-    lists are shared between requests and must not be changed.
+    Candidates behind the others may be over a limit that frees in a moment: they are for a request that has nothing else left.
+    `soonest_s`: without candidates, when the first target may be tried, None if never; `cooling_s`: the same if what is in the way
+    is a cooldown and nothing else, so that a short one is worth waiting for. `lacking`: set when features are what rules out every
+    target that could otherwise be used ("lacks tools"). `picky`: some candidate refuses or drops parameters by its quirks. Plans
+    and their lists are shared between requests and must not be changed.
     """
 
     candidates: list[Candidate]
@@ -105,11 +107,24 @@ def plan(
     return _plan_now(layout, view, now, request_tokens, trickle)
 
 
-def larger_context(candidate: Target, failed: Target) -> bool:
-    """Whether `candidate` is known to hold more than `failed`, for which the request was too long."""
-    if candidate.context is None:
+def _configured_context(target: Target) -> int | None:
+    return target.context
+
+
+def larger_context(candidate: Target, failed: Target, context_of: Callable[[Target], int | None] = _configured_context) -> bool:
+    """Whether `candidate` is known to hold more than `failed`, for which the request was too long. `context_of` may know more than
+    the configuration does: the price data."""
+    context = context_of(candidate)
+    if context is None:
         return False
-    return failed.context is None or candidate.context > failed.context
+    limit = context_of(failed)
+    return limit is None or context > limit
+
+
+def frees_soon(deployment: Deployment, now: float) -> bool:
+    """Whether limits of a minute are all that stands in its way, and only for a moment."""
+    wait_s = deployment.brief_wait_s(now)
+    return wait_s is not None and wait_s <= SHORT_WAIT_S
 
 
 def backoff_s(effect: Effect, n: int, random: Callable[[], float]) -> float:
@@ -218,6 +233,7 @@ def _lacks(target: Target, needs: frozenset[str]) -> frozenset[str]:
 def _plan_now(layout: _Layout, view: _View, now: float, request_tokens: int | None, trickle: ChainTrickle | None) -> Plan:
     too_small = _too_small(view, now, request_tokens)
     candidates: list[Candidate] = []
+    limited: list[Candidate] = []
     trace: list[dict[str, Any]] = []
     for row in view.rows:
         if row.skipped is not None:
@@ -229,12 +245,18 @@ def _plan_now(layout: _Layout, view: _View, now: float, request_tokens: int | No
         reasons = [candidate.deployment.unusable(now) for candidate in row.candidates]
         usable = [candidate for candidate, reason in zip(row.candidates, reasons, strict=True) if reason is None]
         candidates += usable
-        if not usable:
+        soon = [c for c in row.candidates if c.deployment.allowances and frees_soon(c.deployment, now)] if not usable else []
+        limited += soon
+        if soon:
+            reason = next(r for c, r in zip(row.candidates, reasons, strict=True) if c is soon[0])
+            trace.append(_kept(row.target) | {"last": reason})
+        elif not usable:
             trace.append(_skipped(row.target, next(reason for reason in reasons if reason is not None)))
         elif len(usable) == len(reasons):
             trace.append(_kept(row.target))
         else:
             trace.append(_kept(row.target) | {"keys_set_aside": [reason for reason in reasons if reason is not None]})
+    candidates += sorted(limited, key=lambda candidate: candidate.deployment.usable_in_s(now))
     if candidates or not view.candidates:
         return Plan(candidates, trace, None, view.lacking)
     return _last_resort(layout, view, trace, now, trickle)
@@ -265,8 +287,13 @@ def _last_resort(layout: _Layout, view: _View, trace: list[dict[str, Any]], now:
             kept = _kept(chosen.target) | {"last_resort": True}
             return Plan([chosen], [kept if entry["target"] == chosen.target.name else entry for entry in trace])
     waits = [(deployment.usable_in_s(now), deployment) for deployment in view.deployments]
-    cooling = [wait_s for wait_s, d in waits if d.cool_until > now and d.latched(now) is None and d.breaker.ready(now)]
-    return Plan([], trace, min([wait_s for wait_s, _ in waits]), view.lacking, min(cooling, default=None))
+    cooling = [
+        wait_s
+        for wait_s, d in waits
+        if d.cool_until > now and d.latched(now) is None and d.breaker.ready(now) and d.refusal(now) is None
+    ]
+    soonest_s = min([wait_s for wait_s, _ in waits])
+    return Plan([], trace, soonest_s if soonest_s < inf else None, view.lacking, min(cooling, default=None))
 
 
 def _kept(target: Target) -> dict[str, Any]:

@@ -77,6 +77,16 @@ def exhausted_reset_s(headers: HeaderList, *, wall: float) -> float | None:
     return _exhausted(fields, _date(fields.get(b"date"), wall))
 
 
+def reset_in_s(text: str, then: float) -> float:
+    """Seconds until a reset, in any of the forms above. `then`: when the upstream wrote it."""
+    return _wait(text, then, epochs=True)
+
+
+def written_at(date: str | None, wall: float) -> float:
+    """The time at the upstream when it answered: its `date` header, or ours."""
+    return _date(date, wall)
+
+
 def clamp_cooldown(wait_s: float | None) -> float:
     """A wait as the cooldown takes it: within [0.25, 300] seconds, one second where nothing was said."""
     if wait_s is None or wait_s != wait_s:

@@ -31,6 +31,8 @@ def banner(settings: Settings, *, version: str, host: str, port: int, started_ms
         "  Try it:",
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{auth} -d '{body}'",
         "",
+        f"  Watch it: {url}/dashboard",
+        "",
     ]
     return "\n".join(lines)
 

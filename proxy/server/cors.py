@@ -1,7 +1,8 @@
 """What lets a page of another origin read the answers to its calls of the API: https://fetch.spec.whatwg.org/#http-cors-protocol
 
-Only origins under `server.cors_origins`, only the clients' routes (never `/api` or `/metrics`), and never with the browser's own
-credentials: a page sends a client's key itself, as every caller does. What is refused simply has none of these headers.
+Only origins under `server.cors_origins`, only the clients' routes and what can be read under `/api` (never `/metrics`, and nothing there
+that changes anything), and never with the browser's own credentials: a page sends a client's key or the admin token itself, as every
+caller does. What is refused simply has none of these headers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ PREFLIGHT_MAX_AGE_S = 600
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
 _EXPOSED = (
     b"x-request-id, x-tollbridge-provider, x-tollbridge-model, x-tollbridge-attempts, x-tollbridge-dropped, "
-    b"server-timing, retry-after, x-should-retry"
+    b"server-timing, retry-after, x-should-retry, "
+    b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 
 

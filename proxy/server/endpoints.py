@@ -55,6 +55,7 @@ class Answer:
     status: int
     body: bytes
     content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()  # besides SAFE_HEADERS, or in the place of one of them
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -69,6 +70,12 @@ class Declared:
     handler: Handler | None  # None: what the engine serves, which writes through a sink
     method: str = "GET"
     kind: Literal["chat", "embeddings"] = "chat"
+    refused: Callable[[Call, ProxyError], Answer] | None = None  # how a refusal is told, where people read it; None: as JSON
+
+    @property
+    def is_for_pages(self) -> bool:
+        """Whether a page of another origin may be let in: to what clients call, and to read what the admin reads."""
+        return self.scope is Scope.CLIENT or (self.method == "GET" and self.path.startswith("/api/"))
 
 
 def json_answer(value: object, status: int = 200) -> Answer:
@@ -87,7 +94,7 @@ class Endpoint:
         request_id = gateway.new_id()
         headers = dict(scope["headers"])
         origins = gateway.settings.server.cors_origins
-        if origins and declared.scope is Scope.CLIENT:
+        if origins and declared.is_for_pages:
             origin = allowed_origin(headers, origins)
             if origin is not None and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
                 await answer_preflight(send, origin, declared.method, headers, request_id)
@@ -104,11 +111,14 @@ class Endpoint:
             if declared.scope is Scope.CLIENT:
                 gateway.guard.client(gateway.settings, headers)
             else:
-                gateway.guard.check(declared.scope, gateway.settings, headers, peer)
+                gateway.guard.check(declared.scope, gateway.settings, headers, peer, method=scope["method"])
             answer = await declared.handler(Call(gateway, Request(scope, receive), request_id))
         except ProxyError as error:
             if declared.handler is None:
                 gateway.services.meter.rejected(error.code)
+            if declared.refused is not None and error.status in (401, 403, 429):
+                await _respond(sink, request_id, declared.refused(Call(gateway, Request(scope, receive), request_id), error))
+                return
             await _tell(sink, request_id, error)
             return
         except Exception as fault:
@@ -118,15 +128,14 @@ class Endpoint:
             gateway.services.log.error("internal_error", request_id=request_id, fault=repr(fault)[:500])
             await _tell(sink, request_id, InternalError("The proxy failed on this request."))
             return
-        head = [(b"content-type", answer.content_type), (b"x-request-id", request_id.encode()), *SAFE_HEADERS]
-        await sink.respond(answer.status, head, answer.body)
+        await _respond(sink, request_id, answer)
 
     async def _completion(self, gateway: Gateway, scope: AsgiScope, receive: Receive, sink: AsgiSink, request_id: str) -> None:
         headers = dict(scope["headers"])
         if b"content-encoding" in headers:
             raise UnsupportedMediaType("Compressed requests are not taken: send the body as it is.")
         client = gateway.guard.client(gateway.settings, headers)
-        body = await _read_body(receive, gateway.settings.server.max_body_bytes)
+        body = await read_body(receive, gateway.settings.server.max_body_bytes)
         if body is None:
             return
         task = asyncio.current_task()
@@ -142,11 +151,17 @@ class Endpoint:
                 await watcher
 
 
+async def _respond(sink: AsgiSink, request_id: str, answer: Answer) -> None:
+    more = {**dict(SAFE_HEADERS), **dict(answer.headers)}
+    head = [(b"content-type", answer.content_type), (b"x-request-id", request_id.encode()), *more.items()]
+    await sink.respond(answer.status, head, answer.body)
+
+
 async def _tell(sink: AsgiSink, request_id: str, error: ProxyError) -> None:
     await sink.respond(error.status, [*error_headers(request_id, error), *SAFE_HEADERS], orjson.dumps(error_object(error)))
 
 
-async def _read_body(receive: Receive, limit: int) -> bytes | None:
+async def read_body(receive: Receive, limit: int) -> bytes | None:
     """The whole body, None when the caller left before it was whole. Raises RequestTooLarge."""
     pieces: list[bytes] = []
     size = 0

@@ -18,12 +18,14 @@ from proxy.engine.exchange import Exchange
 from proxy.engine.heads import Heads
 from proxy.engine.relay import Relay
 from proxy.engine.services import Services
+from proxy.monitoring.picture import Picture
+from proxy.monitoring.sums import Ledger
 from proxy.server.guard import Guard
 
 MAX_IN_FLIGHT = 4096
 
 
-class LedgerReader(Protocol):
+class LedgerReader(Ledger, Protocol):
     """What the admin API reads; implemented by the storage."""
 
     async def list_requests(
@@ -38,9 +40,6 @@ class LedgerReader(Protocol):
         outcome: str | None = None,
     ) -> tuple[list[dict[str, Any]], str | None]: ...
     async def get_request(self, request_id: str) -> dict[str, Any] | None: ...
-    async def usage(
-        self, group_by: Sequence[str], since_ms: int | None = None, until_ms: int | None = None
-    ) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,21 @@ class Surroundings(Protocol):
     def ledger(self) -> LedgerReader: ...
     async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]: ...
     def readiness(self) -> Readiness: ...
+    def picture(self) -> Picture:
+        """How everything stands, from memory."""
+        ...
+
+    async def check_health(self, providers: Sequence[str]) -> None:
+        """Asks these providers now, all of them if none is named."""
+        ...
+
+    def reset_quotas(self, provider: str, key: str | None) -> None:
+        """They begin anew now, of one key only if given; and stay so when the proxy starts again. Raises NotFound, LedgerUnavailable."""
+        ...
+
+    def acknowledge(self, alert_id: str) -> dict[str, Any] | None:
+        """The alert, which somebody has seen; None where none of that id is open."""
+        ...
 
 
 HeaderMap = Mapping[bytes, bytes]
@@ -115,7 +129,10 @@ class Gateway:
             request.created = time_ms // 1000
         except ProxyError as error:
             services.meter.rejected(error.code)
-            await sink.respond(error.status, error_headers(request_id, error), services.inbound.encode_error(error))
+            told = error_headers(request_id, error)
+            if client is not None and (limits := services.throttle.clients.get(client.name)) is not None:
+                told += limits.headers(received)
+            await sink.respond(error.status, told, services.inbound.encode_error(error))
             return
         exchange = Exchange(
             request_id,

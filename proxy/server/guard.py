@@ -4,10 +4,11 @@ scope     needs
 public    nothing: liveness, readiness
 client    a client's key, once `clients:` names one (Bearer, x-api-key or api-key)
 metrics   the metrics token or the admin's
-admin     the admin token; without one configured: a loopback peer that also asked for a loopback Host, so that a page whose name was
-          rebound to 127.0.0.1 gets nothing
+admin     the admin token, or the dashboard's cookie, which was given for it; without one configured: a loopback peer that also
+          asked for a loopback Host, so that a page whose name was rebound to 127.0.0.1 gets nothing
 
-`auth: none` opens all of them.
+`auth: none` opens all of them. A cookie and a place on this machine are the browser's and not the page's: what comes with nothing
+else to show, and says that it comes from a page, must come from one of ours.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from urllib.parse import urlsplit
 
 from proxy.config.settings import ClientSettings, Settings
 from proxy.core.errors import Forbidden, InvalidApiKey, TooManyAdminAttempts
+from proxy.server.sessions import Sessions, session_value
 
 ADMIN_ATTEMPTS_PER_MINUTE = 10
 _MAX_PEERS = 10_000
 _LOOPBACK_HOSTS = frozenset(("localhost", "127.0.0.1", "::1"))
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 class Scope(StrEnum):
@@ -37,6 +40,7 @@ class Scope(StrEnum):
 class Guard:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
+        self.sessions = Sessions(monotonic)
         self._wrong: OrderedDict[str, list[float]] = OrderedDict()
 
     def client(self, settings: Settings, headers: Mapping[bytes, bytes]) -> ClientSettings | None:
@@ -54,7 +58,9 @@ class Guard:
             raise InvalidApiKey("This API key is not known here: use one of those listed under `clients:`.")
         return found
 
-    def check(self, scope: Scope, settings: Settings, headers: Mapping[bytes, bytes], peer: str | None) -> None:
+    def check(
+        self, scope: Scope, settings: Settings, headers: Mapping[bytes, bytes], peer: str | None, *, method: str = "GET"
+    ) -> None:
         """For `admin` and `metrics`. Raises InvalidApiKey, Forbidden, TooManyAdminAttempts."""
         if scope is Scope.PUBLIC or settings.auth_none:
             return
@@ -66,13 +72,31 @@ class Guard:
                 raise Forbidden(
                     "Without `auth.admin_token` this answers only on loopback, asked for as localhost, 127.0.0.1 or [::1]."
                 )
+            if b"origin" in headers:
+                _refuse_other_page(settings, headers, method)
             return
         presented = _presented(headers)
         if presented is not None and any(hmac.compare_digest(presented, token.reveal().encode()) for token in tokens):
             return
         if presented is not None:
             self._count_wrong(peer or "?")
+        elif settings.admin_token is not None and self._signed_in(settings.admin_token.reveal(), headers):
+            if b"origin" in headers or method not in _SAFE_METHODS:
+                _refuse_other_page(settings, headers, method)
+            return
         raise InvalidApiKey("This needs the admin token, as `Authorization: Bearer …`.")
+
+    def sign_in(self, settings: Settings, token: bytes, peer: str | None) -> str | None:
+        """A session's value for the admin token; None where none is configured. Raises InvalidApiKey, TooManyAdminAttempts."""
+        if settings.admin_token is None:
+            return None
+        if not hmac.compare_digest(token, settings.admin_token.reveal().encode()):
+            self._count_wrong(peer or "?")
+            raise InvalidApiKey("This is not the admin token.")
+        return self.sessions.begin(settings.admin_token.reveal())
+
+    def _signed_in(self, admin_token: str, headers: Mapping[bytes, bytes]) -> bool:
+        return b"cookie" in headers and self.sessions.holds(session_value(headers[b"cookie"]), admin_token)
 
     def _count_wrong(self, peer: str) -> None:
         now = self._monotonic()
@@ -104,6 +128,24 @@ def _refuse_foreign_page(settings: Settings, origin: bytes) -> None:
         )
 
 
+def _refuse_other_page(settings: Settings, headers: Mapping[bytes, bytes], method: str) -> None:
+    """Browsers say with every request that could change something from which page it comes (`Origin`), and no page can make them lie:
+    https://fetch.spec.whatwg.org/#origin-header. Ports do not count for SameSite, so the cookie alone would let in a page that another
+    program on this machine serves. `Sec-Fetch-Site` helps where a reverse proxy changes the Host."""
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if headers.get(b"sec-fetch-site") == b"same-origin" or (origin and _authority(origin) == headers.get(b"host", b"").lower()):
+        return
+    if method in _SAFE_METHODS and (origin in settings.server.cors_origins or not _is_foreign(origin)):
+        return
+    raise Forbidden("A page of another origin may not do this with your rights here: it must show the admin token itself.")
+
+
+def _authority(origin: str) -> bytes | None:
+    """`http://127.0.0.1:8080` -> `127.0.0.1:8080`, as a Host header has it."""
+    scheme, _, rest = origin.partition("://")
+    return rest.lower().encode("latin-1") if scheme in ("http", "https") else None
+
+
 def _is_foreign(origin: str) -> bool:
     """`null` is what a page says that hides where it is from; other schemes are programs (`vscode-webview://…`)."""
     try:
@@ -111,6 +153,11 @@ def _is_foreign(origin: str) -> bool:
     except ValueError:
         return True
     return origin == "null" or (url.scheme in ("http", "https") and url.hostname not in _LOOPBACK_HOSTS)
+
+
+def asked_on_loopback(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the `Host` is this machine's: such a connection needs no TLS."""
+    return _host_name(headers.get(b"host", b"")) in _LOOPBACK_HOSTS
 
 
 def _is_loopback(peer: str | None) -> bool:

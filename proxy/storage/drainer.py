@@ -30,6 +30,8 @@ from proxy.accounting.journal import split_frames
 from proxy.storage import sqlite
 from proxy.storage.fold import Batch, interrupted_attempt
 from proxy.storage.ledger import Ledger
+from proxy.storage.pruning import Pruner
+from proxy.storage.retention import read_retention
 from proxy.storage.segments import READ_BYTES, Segments, writer_of
 
 BATCH_RECORDS = 2000
@@ -106,6 +108,8 @@ class Drainer:
         self._lock_fd = _take_lock(data_dir / LOCK)
         self._connection: sqlite3.Connection | None = None
         self._ledger: Ledger | None = None
+        self._pruner: Pruner | None = None
+        self._data_dir = data_dir
         self._inode = (0, 0)
         self._positions: dict[str, int] = {}
         self._finished: set[str] = set()
@@ -129,6 +133,8 @@ class Drainer:
                 os.utime(self._lock_fd, (now_s, now_s))  # all that was there is in: `queries.ledger_lag` reads it
             self._sweep_when_due()
             self._prune_when_due()
+            if self.caught_up and self._pruner is not None:
+                self._pruner.step(self._wall())
         except sqlite3.Error as error:
             self._roll_back()
             if not sqlite.is_corrupt(error):
@@ -179,6 +185,7 @@ class Drainer:
     def _connect(self) -> None:
         self._connection = sqlite.open_writer(self._path)
         self._ledger = Ledger(self._connection)
+        self._pruner = Pruner(self._connection, self._ledger, lambda: read_retention(self._data_dir))
         state = os.stat(self._path)
         self._inode = (state.st_dev, state.st_ino)
         kept = set(self._segments.kept())

@@ -10,10 +10,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.accounting.records import LAYOUT, Begin, End, Fields, Progress, Rejected, RequestEnd, RequestOpen, positional
+from proxy.accounting.records import (
+    LAYOUT,
+    Alerted,
+    Begin,
+    Checked,
+    End,
+    Fields,
+    Progress,
+    QuotaReset,
+    Rejected,
+    RequestEnd,
+    RequestOpen,
+    positional,
+)
 
 _BEGIN_SIZE, _PROGRESS_SIZE = len(LAYOUT[Begin]), len(LAYOUT[Progress])
 _END_SIZE, _REJECTED_SIZE = len(LAYOUT[End]), len(LAYOUT[Rejected])
+_CHECKED_SIZE, _ALERTED_SIZE, _RESET_SIZE = len(LAYOUT[Checked]), len(LAYOUT[Alerted]), len(LAYOUT[QuotaReset])
+_ALERT_ACTIONS = frozenset(("raised", "resolved", "acknowledged"))
 _ATTEMPT_ID, _REQUEST_ID = 1, 2  # of a Begin and of an End
 _REQUEST, _CLOSE = LAYOUT[Begin].index("request"), LAYOUT[End].index("end")
 _LAST_OF_OPEN, _LAST_OF_CLOSE = len(LAYOUT[RequestOpen]) - 1, len(LAYOUT[RequestEnd]) - 1  # IndexError for a shorter one
@@ -29,6 +44,9 @@ class Batch:
     opens: dict[str, Fields] = field(default_factory=dict)  # request id -> RequestOpen
     latest: dict[str, str] = field(default_factory=dict)  # request id -> the attempt that was begun last
     closes: dict[str, tuple[Fields, Fields | None]] = field(default_factory=dict)  # request id -> RequestEnd, its End
+    checks: list[Fields] = field(default_factory=list)  # Checked
+    alerts: list[Fields] = field(default_factory=list)  # Alerted
+    resets: list[Fields] = field(default_factory=list)  # QuotaReset
     unreadable: int = 0
 
     def add(self, records: list[Fields], writer: str) -> None:
@@ -63,6 +81,12 @@ class Batch:
             opened[_LAST_OF_OPEN], close[_LAST_OF_CLOSE]
             self.opens.setdefault(opened[0], opened)
             self.closes.setdefault(opened[0], (close, None))
+        elif kind == "H" and size >= _CHECKED_SIZE:
+            self.checks.append(record)
+        elif kind == "A" and size >= _ALERTED_SIZE and record[3] in _ALERT_ACTIONS:
+            self.alerts.append(record)
+        elif kind == "Q" and size >= _RESET_SIZE:
+            self.resets.append(record)
         else:
             self.unreadable += 1
 

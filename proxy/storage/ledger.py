@@ -11,7 +11,8 @@ common is written once, as a facet and a kind, and known by number after that. M
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -20,6 +21,8 @@ import orjson
 
 from proxy.accounting.records import Begin, End, Fields, RequestEnd, RequestOpen, pick
 from proxy.storage.fold import Batch
+from proxy.storage.sums import Usage, request_histograms
+from proxy.storage.told import write_told
 
 Row = tuple[Any, ...]
 CACHED_KINDS = 10_000
@@ -58,28 +61,9 @@ ON CONFLICT (request_id, n) DO NOTHING"""
 _PROGRESS = "UPDATE attempt_rows SET rank = 1, output_tokens = max(output_tokens, ?) WHERE request_id = ? AND n = ? AND rank < 2"
 
 _KNOWN = """
-SELECT id, time_ms, client, department, agent, task, task_id, model, chain, stream, config, provider, upstream_model
+SELECT id, time_ms, client, department, agent, task, task_id, model, chain, stream, config, provider, upstream_model,
+    (SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1)
 FROM requests WHERE id IN (SELECT value FROM json_each(?))"""
-
-_USAGE = """
-INSERT INTO usage_hourly VALUES (?,?,?,?,?,?,?,?,?, ?,?,?,?,?,?,?,?,?,?, ?,?,?,?,?,?,?,?,?,?,?,?,?,?)
-ON CONFLICT DO UPDATE SET
-    requests = requests + excluded.requests, requests_ok = requests_ok + excluded.requests_ok,
-    requests_failed = requests_failed + excluded.requests_failed,
-    requests_rejected = requests_rejected + excluded.requests_rejected,
-    requests_interrupted = requests_interrupted + excluded.requests_interrupted,
-    requests_client_gone = requests_client_gone + excluded.requests_client_gone,
-    requests_failed_over = requests_failed_over + excluded.requests_failed_over,
-    duration_us = duration_us + excluded.duration_us, first_token_us = first_token_us + excluded.first_token_us,
-    first_tokens = first_tokens + excluded.first_tokens, attempts = attempts + excluded.attempts,
-    attempts_ok = attempts_ok + excluded.attempts_ok, attempt_duration_us = attempt_duration_us + excluded.attempt_duration_us,
-    input_tokens = input_tokens + excluded.input_tokens, cached_input_tokens = cached_input_tokens + excluded.cached_input_tokens,
-    cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens, output_tokens = output_tokens + excluded.output_tokens,
-    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
-    input_audio_tokens = input_audio_tokens + excluded.input_audio_tokens,
-    output_audio_tokens = output_audio_tokens + excluded.output_audio_tokens,
-    at_risk_tokens = at_risk_tokens + excluded.at_risk_tokens, cost_nusd = cost_nusd + excluded.cost_nusd,
-    unpriced = unpriced + excluded.unpriced, estimated = estimated + excluded.estimated"""
 
 _FACETS = ("client", "department", "model", "provider", "outcome")
 _REQUEST_KINDS = (
@@ -101,15 +85,14 @@ _end_tail = pick(
     End, "time_ms", "error", "first_token_ms", "duration_ms", "input_tokens", "cached_input_tokens", "cache_write_tokens",
     "output_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens", "cost_nusd", "at_risk_tokens",
 )  # fmt: skip
-_end_target = pick(End, "provider", "upstream_model")
-_begin_target = pick(Begin, "provider", "upstream_model")
+_end_target = pick(End, "provider", "upstream_model", "credential")
+_begin_target = pick(Begin, "provider", "upstream_model", "credential")
 _begin_values = pick(Begin, "request_id", "n", "time_ms", "provider", "upstream_model", "credential", "at_risk_tokens")
 
 _HOUR_MS = 3_600_000
 _OUTCOMES = ("ok", "failed", "rejected", "interrupted", "client_gone")  # in the order of their columns
 _RUNNING: Fields = ("running", None, None, None, [], [])
-_NO_REQUESTS, _NO_ATTEMPTS = (0,) * 10, (0,) * 14
-_NOWHERE: Row = (None, None)
+_NOWHERE: Row = (None, None, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -117,8 +100,9 @@ class _RequestKind:
     facet: int
     id: int
     outcome: str
-    target: Row  # provider, upstream_model
+    target: Row  # provider, upstream_model, credential
     tags: Row
+    failovers: list[Row]  # attempt, from, to, reason
 
 
 @dataclass(slots=True, eq=False)
@@ -136,11 +120,29 @@ class Ledger:
         self._connection = connection
         self._request_kinds: dict[bytes, _RequestKind] = {}
         self._attempt_kinds: dict[bytes, _AttemptKind] = {}
+        self._used: set[tuple[str, int]] | None = None
+        self._usage = Usage(connection)
 
     def forget(self) -> None:
-        """What was rolled back may have been the row of a kind."""
+        """What was rolled back may have been the row of a kind or of a tag."""
+        self._usage.forget()
+        self.forget_kinds()
+
+    def forget_kinds(self) -> None:
+        """Some may have been deleted."""
         self._request_kinds.clear()
         self._attempt_kinds.clear()
+
+    @contextmanager
+    def kinds_in_use(self) -> Iterator[set[tuple[str, int]]]:
+        """(table, id) of every kind that rows are given from here on, also of those that were there before."""
+        self.forget_kinds()
+        used: set[tuple[str, int]] = set()
+        self._used = used
+        try:
+            yield used
+        finally:
+            self._used = None
 
     def write(self, batch: Batch) -> None:
         """Inside a transaction that the caller began and commits."""
@@ -156,14 +158,30 @@ class Ledger:
         attempts = self._ended_attempts(batch)
         whose = {row[0]: kind for row, kind in requests}
         moved_requests, moved_attempts = self._move(_ENDED_REQUEST, requests), self._move(_ENDED_ATTEMPT, attempts)
-        sums: dict[Row, tuple[Row, Row]] = {}
         for (hour, request_kind), rows in _by_hour(moved_requests).items():
-            _add(sums, (hour, *request_kind.target, *request_kind.tags), _request_sums(request_kind.outcome, rows), _NO_ATTEMPTS)
+            self._add_requests(hour, request_kind, rows)
         for (hour, attempt_kind, owner), rows in _by_hour_and_owner(moved_attempts, whose, opens).items():
             tags = owner.tags if isinstance(owner, _RequestKind) else owner
-            _add(sums, (hour, *attempt_kind.target, *tags), _NO_REQUESTS, _attempt_sums(attempt_kind, rows))
-        if sums:
-            connection.executemany(_USAGE, [key + ours + theirs for key, (ours, theirs) in sums.items()])
+            self._usage.add_attempts(hour, _dimensions(attempt_kind.target, tags), _attempt_sums(attempt_kind, rows))
+        self._usage.write()
+        if batch.checks or batch.alerts or batch.resets:
+            write_told(connection, batch)
+
+    def _add_requests(self, hour: int, kind: _RequestKind, rows: list[Row]) -> None:
+        *_, attempts, durations_ms, first_tokens_ms, _ = zip(*rows, strict=True)
+        first_tokens = [first_token_ms for first_token_ms in first_tokens_ms if first_token_ms is not None]
+        durations, first_token_times = request_histograms(kind.outcome, durations_ms, first_tokens)
+        self._usage.add_requests(
+            hour,
+            _dimensions(kind.target, kind.tags),
+            _request_sums(kind.outcome, attempts, durations_ms, first_tokens),
+            durations=durations,
+            first_token_times=first_token_times,
+        )
+        for attempt, *failover in kind.failovers:
+            for made in attempts:
+                if attempt < made:
+                    self._usage.add_failover(hour, kind.tags[0], *failover)
 
     def _opens(self, batch: Batch) -> tuple[dict[str, Fields], dict[str, Row]]:
         """Who asked for what, of every request that the batch names; and where those went last of which it does not say so."""
@@ -173,8 +191,8 @@ class Ledger:
         if unknown := (spoken_of - opens.keys()) | unsaid:
             opens = dict(opens)
             for known in self._connection.execute(_KNOWN, (orjson.dumps(list(unknown)).decode(),)):
-                opens.setdefault(known[0], known[:-2])
-                targets[known[0]] = known[-2:]
+                opens.setdefault(known[0], known[:-3])
+                targets[known[0]] = known[-3:]
             for request_id in unknown - opens.keys():
                 opens[request_id] = _unknown_open(request_id, batch)
         return opens, targets
@@ -222,21 +240,22 @@ class Ledger:
     def _new_request_kind(self, key: bytes, opened: Row, target: Row, close: Fields) -> _RequestKind:
         client, department, agent, task, model, chain, stream, config = opened
         outcome, http_status, finish_reason, error_code, trace, dropped = close
-        provider, upstream_model = target
+        provider, upstream_model, credential = target
         facet = self._number("facets", _FACETS, (client, department, model, provider, outcome))
         values = (
             agent, task, chain, stream, config, upstream_model, http_status, finish_reason, error_code, _json(trace), _json(dropped),
         )  # fmt: skip
         tags = (chain or "", client or "", department or "", agent or "", task or "", int(stream or 0))
-        target = (provider or "", upstream_model or "")
-        kind = _RequestKind(facet, self._number("request_kinds", _REQUEST_KINDS, values), outcome, target, tags)
+        failovers = _failovers(trace, f"{provider}/{upstream_model}") if provider is not None else []
+        target = (provider or "", upstream_model or "", credential or "")
+        kind = _RequestKind(facet, self._number("request_kinds", _REQUEST_KINDS, values), outcome, target, tags, failovers)
         _remember(self._request_kinds, key, kind)
         return kind
 
     def _new_attempt_kind(self, key: bytes, said: Row) -> _AttemptKind:
-        provider, upstream_model, _, outcome, _, _, _, source, _, _ = said
+        provider, upstream_model, credential, outcome, _, _, _, source, _, _ = said
         number = self._number("attempt_kinds", _ATTEMPT_KINDS, said)
-        kind = _AttemptKind(number, outcome, source, (provider, upstream_model))
+        kind = _AttemptKind(number, outcome, source, (provider, upstream_model, credential or ""))
         _remember(self._attempt_kinds, key, kind)
         return kind
 
@@ -245,6 +264,8 @@ class Ledger:
         digest = blake2b(orjson.dumps(values), digest_size=16).digest()
         found = self._connection.execute(f"SELECT id FROM {table} WHERE key = ?", (digest,)).fetchone()  # noqa: S608
         if found is not None:
+            if self._used is not None:
+                self._used.add((table, int(found[0])))
             return int(found[0])
         sql = f"INSERT INTO {table} (key, {', '.join(columns)}) VALUES (?{',?' * len(columns)})"  # noqa: S608
         return int(self._connection.execute(sql, (digest, *values)).lastrowid or 0)
@@ -321,13 +342,31 @@ def _by_hour_and_owner(
     return groups
 
 
-def _request_sums(outcome: str, rows: list[Row]) -> Row:
-    *_, attempts, durations_ms, first_tokens_ms, _ = zip(*rows, strict=True)
-    first_tokens = [first_token_ms for first_token_ms in first_tokens_ms if first_token_ms is not None]
+def _dimensions(target: Row, tags: Row) -> Row:
+    """In the order of DIMENSIONS."""
+    provider, upstream_model, credential = target
+    chain, client, department, agent, task, stream = tags
+    return (provider, upstream_model, chain, client, department, agent, task, credential, stream)
+
+
+def _failovers(trace: Any, last_target: str) -> list[Row]:
+    """(attempt, from, to, reason) for each time that the trace says it went on to another target; the last of them is where it ended."""
+    notes = {
+        entry["attempt"]: entry for entry in trace or () if isinstance(entry, dict) and "then" in entry and "attempt" in entry
+    }
+    return [
+        (number, note["target"], notes[number + 1]["target"] if number + 1 in notes else last_target, note.get("error") or "")
+        for number, note in notes.items()
+        if note["then"] == "next"
+    ]
+
+
+def _request_sums(outcome: str, attempts: Row, durations_ms: Row, first_tokens: list[float]) -> Row:
     counted_as = outcome if outcome in _OUTCOMES else "failed"
-    by_outcome = [len(rows) if counted_as == name else 0 for name in _OUTCOMES]
+    requests = len(attempts)
+    by_outcome = [requests if counted_as == name else 0 for name in _OUTCOMES]
     failed_over = sum(made > 1 for made in attempts)
-    return (len(rows), *by_outcome, failed_over, _us(durations_ms), _us(first_tokens), len(first_tokens))
+    return (requests, *by_outcome, failed_over, _us(durations_ms), _us(first_tokens), len(first_tokens))
 
 
 def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
@@ -338,8 +377,8 @@ def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
         len(rows) if kind.outcome == "ok" else 0,
         _us(durations_ms),
         *map(sum, tokens),
-        sum(at_risk_tokens),
         sum(known),
+        sum(at_risk_tokens),
         len(rows) - len(known) if kind.source is not None else 0,
         len(rows) if kind.source not in (None, "provider") else 0,
     )
@@ -348,12 +387,3 @@ def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
 def _us(durations_ms: Iterable[float | None]) -> int:
     """Each cut to whole microseconds by itself, so that the sum is the same however the rows were cut into batches."""
     return sum([int(duration_ms * 1000) for duration_ms in durations_ms if duration_ms is not None])
-
-
-def _add(sums: dict[Row, tuple[Row, Row]], key: Row, ours: Row, theirs: Row) -> None:
-    """One row of sums for what has the same hour, target and tags: the request's half and the attempts' half."""
-    if key in sums:
-        before_ours, before_theirs = sums[key]
-        ours = tuple(map(sum, zip(before_ours, ours, strict=True)))
-        theirs = tuple(map(sum, zip(before_theirs, theirs, strict=True)))
-    sums[key] = (ours, theirs)

@@ -9,21 +9,44 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import aiosqlite
 import orjson
 
 from proxy.core.errors import LedgerUnavailable
 from proxy.core.money import nusd_to_usd
-from proxy.storage.sqlite import LEDGER, reader_uri
+from proxy.storage.hours import HOUR_MS, Pieces, begin_of_day_ms, pieces
+from proxy.storage.sqlite import LEDGER, first_id, reader_uri, version
+from proxy.storage.uptime import GAP_MS, UPTIME_MS, uptimes
+from proxy.storage.usage import (
+    COLUMNS,
+    GROUPS,
+    TIMES,
+    Answer,
+    Question,
+    column_filters,
+    empty_row,
+    merged,
+    series_question,
+    series_rows,
+    statement,
+    usage_rows,
+)
 
 MAX_LIMIT = 1000
+FEW_ROWS = 200
+LONGEST_REQUEST_MS = HOUR_MS  # an attempt begins at most so long after its request
+NO_FILTERS: Mapping[str, str | None] = MappingProxyType({})
+SCOPES = {"provider": "provider", "client": "client", "department": "department", "agent": "agent"}
 Record = dict[str, Any]
+Made = TypeVar("Made")
 
 _REQUEST = """
 SELECT r.id, r.time_ms, r.client, r.department, r.agent, r.task, r.model, r.chain, r.provider, r.upstream_model, r.stream,
@@ -56,24 +79,24 @@ WHERE {filters} AND p.id < :before AND p.id >= coalesce(
 ORDER BY p.id DESC LIMIT :limit)"""
 _LATEST = "~"  # greater than any id
 
-GROUPS = ("provider", "model", "chain", "client", "department", "agent", "task", "day", "hour")
-_USAGE = """
-SELECT iif(:provider, provider, NULL), iif(:model, upstream_model, NULL), iif(:chain, chain, NULL), iif(:client, client, NULL),
-    iif(:department, department, NULL), iif(:agent, agent, NULL), iif(:task, task, NULL), iif(:day, hour / 24, NULL),
-    iif(:hour, hour, NULL),
-    sum(requests) AS requests, sum(requests_ok) AS ok, sum(requests_failed) AS failed, sum(requests_rejected) AS rejected,
-    sum(requests_interrupted) AS interrupted, sum(requests_client_gone) AS client_gone, sum(requests_failed_over) AS failed_over,
-    sum(attempts) AS attempts, sum(attempts_ok) AS attempts_ok, sum(input_tokens) AS input_tokens,
-    sum(cached_input_tokens) AS cached_input_tokens, sum(cache_write_tokens) AS cache_write_tokens,
-    sum(output_tokens) AS output_tokens,
-    sum(reasoning_tokens) AS reasoning_tokens, sum(input_audio_tokens) AS input_audio_tokens,
-    sum(output_audio_tokens) AS output_audio_tokens, sum(at_risk_tokens) AS at_risk_tokens, sum(unpriced) AS unpriced_attempts,
-    sum(estimated) AS estimated_attempts, sum(cost_nusd) AS cost_nusd, sum(duration_us) AS duration_us,
-    sum(first_token_us) AS first_token_us, sum(first_tokens) AS first_tokens
-FROM usage_hourly WHERE hour >= :since_hour AND hour < :until_hour
-GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY cost_nusd DESC, requests DESC, 1, 2, 3, 4, 5, 6, 7, 8, 9"""
-_SPENT = "SELECT coalesce(sum(cost_nusd), 0) FROM usage_hourly WHERE client = ? AND hour >= ?"
-_HOUR_MS = 3_600_000
+_OPEN_ENDED_H = 1 << 40
+_SPANNED = "SELECT min(day), max(day) + 1 FROM daily_sums WHERE slice = 1"
+_FAILOVERS = """
+SELECT chain, from_target, to_target, reason, sum(count) FROM failovers_hourly WHERE hour >= ? AND hour < ?
+GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 2, 3, 4"""
+_BROKEN_HOUR = """
+SELECT count(*), coalesce(sum(a.input_tokens + a.output_tokens), 0) FROM attempt_rows AS a JOIN attempt_kinds AS k ON k.id = a.kind
+WHERE a.request_id >= :from_id AND a.request_id < :to_id AND a.rank = 2 AND a.time_ms >= :hour_ms AND a.time_ms < :since_ms
+    AND k.provider = :provider AND (:key IS NULL OR k.credential = :key)"""
+_CHECKS = """
+SELECT provider, time_ms, state, reason, response_ms, models, key_valid FROM checks
+WHERE time_ms >= :since_ms AND (:provider IS NULL OR provider = :provider) ORDER BY time_ms DESC, provider LIMIT :limit"""
+_SPANS = "SELECT provider, since_ms, until_ms, state FROM health_spans WHERE until_ms >= ? ORDER BY provider, since_ms"
+_ALERTS = """
+SELECT id, kind, severity, subject, message, value, threshold, raised_ms, resolved_ms, acknowledged_ms FROM alerts
+WHERE raised_ms >= :since_ms AND (:kind IS NULL OR kind = :kind) AND (NOT :open_only OR resolved_ms IS NULL)
+ORDER BY resolved_ms IS NOT NULL, raised_ms DESC, id DESC LIMIT :limit"""
+_RESETS = "SELECT provider, credential, time_ms FROM quota_resets"
 _SOURCES = {None: None, 1: "provider", 2: "counted", 3: "estimated"}
 _TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
@@ -136,24 +159,154 @@ class Queries:
             "trace": _loads(row["trace"]),
         }
 
-    async def usage(self, group_by: Sequence[str], since_ms: int | None = None, until_ms: int | None = None) -> list[Record]:
+    async def usage(
+        self,
+        group_by: Sequence[str],
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        *,
+        time_zone: str = "UTC",
+        filters: Mapping[str, str | None] = NO_FILTERS,
+        percentiles: bool = False,
+    ) -> list[Record]:
         """Sums by any of GROUPS, dearest first, over the whole hours that `since_ms` (included) to `until_ms` (excluded) touch.
 
-        A request counts in the hour of its begin and at the target that answered it, an attempt in its own. Raises KeyError
-        for a group that is none.
+        A request counts in the hour of its begin and at the target that answered it, an attempt in its own. `filters` are of FILTERS,
+        None is no filter. Days and months are those of `time_zone`, an IANA name. With `percentiles` each row has p50_ms, p95_ms,
+        p99_ms and the same of first_token. Raises KeyError for a group, filter or time zone that is none.
         """
-        unknown = set(group_by) - set(GROUPS)
-        if unknown:
+        if unknown := set(group_by) - set(GROUPS):
             raise KeyError(min(unknown))
-        values: Record = {name: name in group_by for name in GROUPS}
-        values["since_hour"] = (since_ms or 0) // _HOUR_MS
-        values["until_hour"] = 1 << 40 if until_ms is None else -(-until_ms // _HOUR_MS)
-        return [_usage(row, group_by) for row in await self._fetch(_USAGE, values)]
+        step = next((name for name in TIMES if name in group_by), None)
+        columns = tuple(dict.fromkeys([COLUMNS[name] for name in group_by if name in COLUMNS]))
+        found = await self._pieces(since_ms, until_ms, step, time_zone)
+        question = Question(found, columns, column_filters(filters), histograms=percentiles)
+        return await self._reported(question, lambda answers: usage_rows(question, answers, group_by))
 
-    async def spent_nusd(self, client: str, since_ms: int) -> int:
-        """What a client's ended attempts cost since the begin of that hour; attempts at an unknown price count nothing."""
-        rows = await self._fetch(_SPENT, (client, since_ms // _HOUR_MS))
-        return int(rows[0][0]) if rows else 0
+    async def totals(
+        self,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        filters: Mapping[str, str | None] = NO_FILTERS,
+        *,
+        percentiles: bool = True,
+    ) -> Record:
+        """The one row of `usage` without groups; zeros where there was nothing."""
+        rows = await self.usage((), since_ms, until_ms, filters=filters, percentiles=percentiles)
+        return rows[0] if rows else empty_row(histograms=percentiles)
+
+    async def timeseries(
+        self,
+        step: str,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        *,
+        time_zone: str = "UTC",
+        filters: Mapping[str, str | None] = NO_FILTERS,
+        group_by: str | None = None,
+        percentiles: bool = True,
+    ) -> list[Record]:
+        """What happened in each hour or day, in order: time (RFC 3339, of the step's begin), the group if one is asked for, requests,
+        ok, failed, failed_over, cost_usd, input_tokens, output_tokens, success_rate, and percentiles as in `usage`.
+
+        Steps in which nothing happened are left out: `hours.steps` knows them all. Raises KeyError as `usage` does.
+        """
+        if step not in ("hour", "day"):
+            raise KeyError(step)
+        columns = () if group_by is None else (COLUMNS[group_by],)
+        found = await self._pieces(since_ms, until_ms, step, time_zone)
+        question = series_question(found, columns, column_filters(filters), histograms=percentiles)
+        rows = await self._reported(question, lambda answers: series_rows(question, answers, group_by))
+        if step == "hour":
+            return [{"time": label, **row} for label, row in rows]
+        zone = _zone(time_zone)
+        begins = {label: _rfc3339(begin_of_day_ms(date.fromisoformat(label), zone)) for label in {label for label, _ in rows}}
+        return [{"time": begins[label], **row} for label, row in rows]
+
+    async def fallbacks(self, since_ms: int | None = None, until_ms: int | None = None) -> list[Record]:
+        """Times that requests went on from one target to another: chain, from, to, reason (an error class), count; most first."""
+        rows = await self._fetch(_FAILOVERS, _hours(since_ms, until_ms))
+        return [dict(zip(("chain", "from", "to", "reason", "count"), row, strict=True)) for row in rows]
+
+    async def spent_nusd(self, scope: str, name: str | None, since_ms: int) -> int:
+        """What ended attempts cost since the begin of that hour, of total, provider, client, department or agent; `name` counts for
+        all but the first. Attempts at an unknown price count nothing. Raises KeyError for a scope that is none."""
+        filters = {} if scope == "total" else {SCOPES[scope]: name or ""}
+        return await self._sum_of("cost_nusd", filters, since_ms)
+
+    async def spend_by_day(
+        self,
+        since_ms: int,
+        until_ms: int | None = None,
+        *,
+        time_zone: str = "UTC",
+        filters: Mapping[str, str | None] = NO_FILTERS,
+    ) -> list[tuple[str, int]]:
+        """(date, nano-dollars) of each day on which something was spent, in order."""
+        found = await self._pieces(since_ms, until_ms, "day", time_zone)
+        question = Question(found, (), column_filters(filters), ("cost_nusd",))
+        rows = await self._reported(question, lambda answers: [(found.labels[a.label] or "", a.sums[0]) for a in answers])
+        return sorted(rows)
+
+    async def used(self, provider: str, credential: str | None, since_ms: int) -> tuple[int, int]:
+        """(attempts, input and output tokens) that a provider was sent since then, of one key or of all; exact to the millisecond.
+
+        The hour in which `since_ms` lies is taken whole, less its rows before. Where those are no longer kept it counts whole.
+        """
+        filters = {"provider": provider} if credential is None else {"provider": provider, "key": credential}
+        hour = since_ms // HOUR_MS
+        attempts = await self._sums_of(("attempts", "input_tokens", "output_tokens"), filters, since_ms)
+        before = (0, 0)
+        if since_ms % HOUR_MS:
+            rows = await self._fetch(
+                _BROKEN_HOUR,
+                {
+                    "from_id": first_id(hour * HOUR_MS - LONGEST_REQUEST_MS),
+                    "to_id": first_id(since_ms),
+                    "hour_ms": hour * HOUR_MS,
+                    "since_ms": since_ms,
+                    "provider": provider,
+                    "key": credential,
+                },
+            )
+            before = (rows[0][0], rows[0][1]) if rows else before
+        return max(0, attempts[0] - before[0]), max(0, attempts[1] + attempts[2] - before[1])
+
+    async def quota_resets(self) -> dict[tuple[str, str | None], int]:
+        """(provider, credential or None for all) -> when the operator last let its quotas begin anew, ms since 1970."""
+        return {(row[0], row[1] or None): row[2] for row in await self._fetch(_RESETS, ())}
+
+    async def checks(self, provider: str | None = None, since_ms: int = 0, limit: int = 1000) -> list[Record]:
+        """Newest first: time, provider, state, reason, response_ms, models, key_valid."""
+        rows = await self._fetch(_CHECKS, {"provider": provider, "since_ms": since_ms, "limit": limit})
+        return [
+            {
+                "time": _rfc3339(row["time_ms"]),
+                "provider": row["provider"],
+                "state": row["state"],
+                "reason": row["reason"],
+                "response_ms": _ms(row["response_ms"]),
+                "models": row["models"],
+                "key_valid": None if row["key_valid"] is None else bool(row["key_valid"]),
+            }
+            for row in rows
+        ]
+
+    async def uptime(self, wall_ms: int) -> dict[str, dict[str, float | None]]:
+        """provider -> day, week, month: the share of that time, 0..1, in which it was not down; None where nobody looked.
+
+        Only time in which it was known how the provider is counts.
+        """
+        spans = [tuple(row) for row in await self._fetch(_SPANS, (wall_ms - max(UPTIME_MS.values()) - GAP_MS,))]
+        return uptimes(spans, wall_ms)
+
+    async def alerts(
+        self, limit: int = 100, open_only: bool = False, kind: str | None = None, *, since_ms: int = 0
+    ) -> list[Record]:
+        """Open ones first, then newest first: id, kind, severity, subject, message, value, threshold, raised, resolved, acknowledged
+        (RFC 3339 or None), state (open, acknowledged, resolved)."""
+        values = {"limit": limit, "open_only": open_only, "kind": kind, "since_ms": since_ms}
+        return [_alert(row) for row in await self._fetch(_ALERTS, values)]
 
     async def ledger_lag(self, wall_s: float) -> LedgerLag:
         """Cheap: one look at the folder and two small tables."""
@@ -170,6 +323,35 @@ class Queries:
 
     async def aclose(self) -> None:
         await self._forget()
+
+    async def _pieces(self, since_ms: int | None, until_ms: int | None, step: str | None, time_zone: str) -> Pieces:
+        """What is asked for and there: a report by the hour must not count the hours since 1970."""
+        since_h, until_h = _hours(since_ms, until_ms)
+        zone = _zone(time_zone)
+        if step is not None:
+            rows = await self._fetch(_SPANNED, ())
+            first_day, end_day = tuple(rows[0]) if rows and rows[0][0] is not None else (0, 0)
+            since_h, until_h = max(since_h, first_day * 24), min(until_h, end_day * 24)
+        return pieces(since_h, until_h, step, zone)
+
+    async def _reported(self, question: Question, report: Callable[[list[Answer]], list[Made]]) -> list[Made]:
+        if not question.pieces.labels:
+            return []
+        rows = await self._fetch(*statement(question))
+
+        def made() -> list[Made]:
+            return report(merged(question, rows))
+
+        # thousands of rows, or of durations, are no work for the thread in which requests are served
+        return made() if len(rows) <= FEW_ROWS and not question.histograms else await asyncio.to_thread(made)
+
+    async def _sums_of(self, sums: tuple[str, ...], filters: Mapping[str, str], since_ms: int) -> list[int]:
+        question = Question(pieces(*_hours(since_ms, None)), (), filters, sums)
+        answers = merged(question, await self._fetch(*statement(question)))
+        return answers[0].sums if answers else [0] * len(sums)
+
+    async def _sum_of(self, name: str, filters: Mapping[str, str], since_ms: int) -> int:
+        return (await self._sums_of((name,), filters, since_ms))[0]
 
     def _journal_bytes(self, positions: Mapping[str, int]) -> int:
         try:
@@ -211,10 +393,20 @@ class Queries:
             await self._forget()
             try:
                 connection = await aiosqlite.connect(reader_uri(self._path), uri=True, isolation_level=None)
-                connection.row_factory = sqlite3.Row
-                await connection.execute_fetchall("PRAGMA query_only = 1")
             except sqlite3.Error as error:
                 raise LedgerUnavailable("the ledger cannot be opened") from error
+            try:
+                connection.row_factory = sqlite3.Row
+                await connection.execute_fetchall("PRAGMA query_only = 1")
+                ((found,),) = await connection.execute_fetchall("PRAGMA user_version")
+                if found != version():
+                    raise LedgerUnavailable(_other_release(found))
+            except sqlite3.Error as error:
+                await connection.close()
+                raise LedgerUnavailable("the ledger cannot be read") from error
+            except BaseException:
+                await connection.close()
+                raise
             self._connection, self._inode = connection, inode
             return connection
 
@@ -222,6 +414,12 @@ class Queries:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+def _other_release(found: int) -> str:
+    if found < version():
+        return "the ledger was written by an earlier release (start the server once: it brings the tables up to date)"
+    return "the ledger was written by a later release (read it with that one)"
 
 
 def _list_sql(filters: Iterable[str]) -> str:
@@ -269,25 +467,27 @@ def _attempt(row: sqlite3.Row) -> Record:
     return attempt
 
 
-def _usage(row: sqlite3.Row, group_by: Sequence[str]) -> Record:
-    groups: Record = dict(zip(GROUPS, tuple(row), strict=False))
-    sums = {name: row[name] for name in row.keys()[len(GROUPS) :]}
-    record: Record = {name: _group(name, groups[name]) for name in group_by}
-    first_tokens, ended = sums.pop("first_tokens"), sums["requests"]
-    first_token_us, duration_us = sums.pop("first_token_us"), sums.pop("duration_us")
-    record.update(sums)
-    record["cost_usd"] = nusd_to_usd(record.pop("cost_nusd"))
-    record["mean_duration_ms"] = round(duration_us / ended / 1000, 3) if ended else None
-    record["mean_first_token_ms"] = round(first_token_us / first_tokens / 1000, 3) if first_tokens else None
-    return record
+def _hours(since_ms: int | None, until_ms: int | None) -> tuple[int, int]:
+    return (since_ms or 0) // HOUR_MS, _OPEN_ENDED_H if until_ms is None else -(-until_ms // HOUR_MS)
 
 
-def _group(name: str, value: Any) -> str | None:
-    if name == "hour":
-        return _rfc3339(value * _HOUR_MS)
-    if name == "day":
-        return _rfc3339(value * _HOUR_MS * 24)[:10]
-    return value or None
+def _zone(name: str) -> ZoneInfo | None:
+    """None is UTC. Raises KeyError."""
+    if name == "UTC":
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise KeyError(name) from None
+
+
+def _alert(row: sqlite3.Row) -> Record:
+    alert: Record = {name: row[name] for name in ("id", "kind", "severity", "subject", "message", "value", "threshold")}
+    for name in ("raised", "resolved", "acknowledged"):
+        alert[name] = None if row[f"{name}_ms"] is None else _rfc3339(row[f"{name}_ms"])
+    resolved, acknowledged = alert["resolved"] is not None, alert["acknowledged"] is not None
+    alert["state"] = "resolved" if resolved else "acknowledged" if acknowledged else "open"
+    return alert
 
 
 def _rfc3339(time_ms: int) -> str:

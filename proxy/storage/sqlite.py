@@ -10,10 +10,13 @@ import os
 import sqlite3
 from pathlib import Path
 
+from proxy.storage.histogram import shorten
+
 LEDGER = "ledger.db"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _CORRUPT = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 _BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _COMPANIONS = ("", "-wal", "-shm")
 
 
@@ -59,6 +62,11 @@ def quick_check(path: Path) -> str | None:
     return None if verdict == "ok" else str(verdict)
 
 
+def first_id(time_ms: int) -> str:
+    """Not greater than any id of a request that began then or later: ids begin with their time (core/ulid.py)."""
+    return "".join([_ALPHABET[max(0, time_ms) >> shift & 31] for shift in range(45, -1, -5)])
+
+
 def set_aside(path: Path, suffix: str) -> Path:
     """Renames the file and its companions; returns the new name."""
     aside = path.with_name(path.name + suffix)
@@ -89,6 +97,7 @@ def _create(path: Path) -> None:
 def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
+        connection.create_function("shorten", 1, shorten, deterministic=True)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a drained segment may be deleted: the commit must be on the disk
         connection.execute("PRAGMA cache_size = -6000")
@@ -100,9 +109,18 @@ def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
+def version() -> int:
+    """That of the tables that this release writes and reads."""
+    return max(_scripts())
+
+
+def _scripts() -> dict[int, Path]:
+    return {int(script.name[:4]): script for script in sorted(_MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))}
+
+
 def _migrate(connection: sqlite3.Connection) -> None:
     """Runs each `NNNN_name.sql` beyond `user_version`, every one in a transaction of its own."""
-    scripts = {int(script.name[:4]): script for script in sorted(_MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))}
+    scripts = _scripts()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > max(scripts):
         raise LedgerTooNew(f"the ledger is at version {version}, this program knows {max(scripts)}")

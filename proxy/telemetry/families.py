@@ -17,6 +17,8 @@ REQUEST_OUTCOMES = ("ok", "failed", "rejected", "interrupted", "client_gone")
 ATTEMPT_OUTCOMES = ("ok", *(member.value for member in ErrorClass))
 TOKEN_KINDS = ("input", "cached_input", "cache_write", "output", "reasoning", "input_audio", "output_audio")
 CIRCUIT_STATES = {"closed": 0, "half_open": 1, "open": 2}
+PROVIDER_STATES = ("healthy", "degraded", "down", "unknown", "disabled")
+DELIVERY_RESULTS = ("sent", "failed", "dropped")
 
 # `other`: an event without a name here, which a test of the code rules out
 EVENTS = (
@@ -118,6 +120,12 @@ _TABLE = (
         "Moves from one target to the next, by the error class that caused them.",
     ),
     Family(
+        "tollbridge_fallbacks_total",
+        "counter",
+        ("chain",),
+        "Requests answered by another target than the first of their chain that could have served them.",
+    ),
+    Family(
         "tollbridge_tokens_total",
         "counter",
         ("provider", "model", "kind"),
@@ -142,6 +150,26 @@ _TABLE = (
         "Seconds until a rate limit is over, 0 without one; the longest of several keys.",
     ),
     Family("tollbridge_latched", "gauge", ("provider", "model"), "1 while a bad key or an unknown model keeps a target out."),
+    Family(
+        "tollbridge_provider_state", "gauge", ("provider", "state"), "1 for the state that a provider is in, 0 for the others."
+    ),
+    Family("tollbridge_provider_check_seconds", "gauge", ("provider",), "How long a provider's last check took."),
+    Family("tollbridge_budget_limit_usd", "gauge", ("scope", "name"), "US dollars that may be spent in the budget's period."),
+    Family("tollbridge_budget_spent_usd", "gauge", ("scope", "name"), "US dollars spent in the budget's present period."),
+    Family(
+        "tollbridge_quota_limit", "gauge", ("provider", "key", "unit", "per"), "Requests or tokens that a quota's period has."
+    ),
+    Family(
+        "tollbridge_quota_used", "gauge", ("provider", "key", "unit", "per"), "Requests or tokens used of the present period's."
+    ),
+    Family(
+        "tollbridge_rate_limit_remaining",
+        "gauge",
+        ("provider", "unit"),
+        "Requests or tokens that may still go to a provider; the least of several keys, models and limits.",
+    ),
+    Family("tollbridge_alerts_open", "gauge", ("severity",), "Alerts that are raised and not over, acknowledged ones included."),
+    Family("tollbridge_alert_deliveries_total", "counter", ("channel", "result"), "Alerts on their way out, by what came of it."),
     Family("tollbridge_events_total", "counter", ("event",), "Oddities worth an alert or a look, see the list below."),
     Family("tollbridge_redactions_total", "counter", (), "Secrets taken out of text on its way to a log, a row or an answer."),
     Family("tollbridge_log_lines_dropped_total", "counter", (), "Log lines that nobody took: standard error was closed or full."),

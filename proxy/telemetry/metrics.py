@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.core.money import NUSD_PER_USD
@@ -29,6 +30,7 @@ from proxy.telemetry.families import (
     TOKEN_KINDS,
     rejection_reasons,
 )
+from proxy.telemetry.readings import MAX_READING_SERIES, OTHER, Readings, samples
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 MAX_SERIES = 5_000
 MAX_GAUGED_DEPLOYMENTS = 300
-OTHER = "other"
+MAX_RECENT = 64  # first tokens of one (provider, model) between two looks: a sample, of those that came last
 
 _DURATION_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0)
 _FIRST_TOKEN_BOUNDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0)
@@ -64,6 +66,7 @@ class Sources:
     draining: Callable[[], bool] = bool
     redactions: Callable[[], int] = int
     log_lines_dropped: Callable[[], int] = int
+    readings: Readings = field(default_factory=Readings)
 
 
 class _Histogram:
@@ -105,15 +108,16 @@ class _Requests:
 
 
 class _Deployment:
-    """What is known of one (provider, model)."""
+    """What is known of one (provider, model). `recent`: the first tokens' times of streams, until somebody takes them."""
 
-    __slots__ = ("attempts", "cost_nusd", "duration_s", "first_token", "tokens", "unpriced")
+    __slots__ = ("attempts", "cost_nusd", "duration_s", "first_token", "recent", "tokens", "unpriced")
     SERIES = 2 + len(_FIRST_TOKEN_BOUNDS) + 3 + len(TOKEN_KINDS) + 2
 
     def __init__(self) -> None:
         self.attempts = 0
         self.duration_s = 0.0
         self.first_token = _Histogram(_FIRST_TOKEN_BOUNDS)
+        self.recent: deque[float] = deque(maxlen=MAX_RECENT)
         self.tokens = [0] * len(TOKEN_KINDS)
         self.cost_nusd = 0
         self.unpriced = 0
@@ -126,6 +130,7 @@ _SERIES_OF_OTHER = (
     + 2 * (len(REQUEST_OUTCOMES) + len(_DURATION_BOUNDS) + 3)
     + len(_FIRST_TOKEN_BOUNDS)
     + 3
+    + 1
 )
 
 
@@ -153,12 +158,13 @@ class Metrics:
         self._attempts: dict[tuple[str, str, str], _Attempts] = {}
         self._deployments: dict[tuple[str, str], _Deployment] = {}
         self._failovers: dict[tuple[str, str, str], int] = {}
+        self._fallbacks: dict[str, int] = {}
         self._rejected: dict[str, int] = dict.fromkeys(sorted(rejection_reasons()), 0)
         self._events: dict[str, int] = dict.fromkeys(EVENTS, 0)
         self._reloads = {"ok": 0, "error": 0}
         self._registry: CollectorRegistry | None = None
         always = len(self._rejected) + len(self._events) + self._overhead.series + 40
-        self._series = always + 3 * (MAX_GAUGED_DEPLOYMENTS + 1) + _SERIES_OF_OTHER
+        self._series = always + 3 * (MAX_GAUGED_DEPLOYMENTS + 1) + MAX_READING_SERIES + _SERIES_OF_OTHER
 
     # The hot path: one call each per request or attempt.
 
@@ -198,8 +204,9 @@ class Metrics:
         first_token_s: float | None = None,
         usage: Usage | None = None,
         cost_nusd: int | None = None,
+        stream: bool = True,
     ) -> None:
-        """`outcome` is `ok` or an ErrorClass. `first_token_s` None: there was no content.
+        """`outcome` is `ok` or an ErrorClass. `first_token_s` None: there was no content; of a whole answer it is its end's.
 
         With `usage` it counts tokens and cost too, where `cost_nusd` None means that no price is known. One look-up does for all
         what `first_token`, `tokens`, `cost` and `unpriced` do each with one of their own.
@@ -213,6 +220,8 @@ class Metrics:
             histogram = deployment.first_token
             histogram.counts[bisect_left(_FIRST_TOKEN_BOUNDS, first_token_s)] += 1
             histogram.sum += first_token_s
+            if stream:
+                deployment.recent.append(first_token_s)
         if usage is not None:
             _add_tokens(deployment.tokens, usage)
             if cost_nusd is None:
@@ -240,6 +249,12 @@ class Metrics:
             key = (OTHER, OTHER, reason)
         self._failovers[key] = self._failovers.get(key, 0) + 1
 
+    def fell_back(self, chain: str) -> None:
+        """A request was answered, but not by the first target that could have served it."""
+        if chain not in self._fallbacks and not self._admit(1):
+            chain = OTHER
+        self._fallbacks[chain] = self._fallbacks.get(chain, 0) + 1
+
     def rejected(self, reason: str) -> None:
         """`reason` is the error code of the answer."""
         reason = REASONS.get(reason, reason)
@@ -249,9 +264,38 @@ class Metrics:
         """`event` is one of EVENTS."""
         self._events[event if event in self._events else OTHER] += 1
 
+    # What live monitoring looks at every few seconds.
+
+    def attempts(self) -> dict[tuple[str, str, str], int]:
+        """(provider, model's label, outcome) -> how many since the start."""
+        return {key: child.count for key, child in self._attempts.items()}
+
+    def take_first_tokens(self) -> dict[tuple[str, str], list[float]]:
+        """(provider, model's label) -> seconds to the first token of streams since the last call, the last MAX_RECENT of each."""
+        taken = {}
+        for key, child in self._deployments.items():
+            if child.recent:
+                taken[key] = list(child.recent)
+                child.recent.clear()
+        return taken
+
     def config_reloaded(self, ok: bool) -> None:
         self.config_loaded = ok
         self._reloads["ok" if ok else "error"] += 1
+
+    # What is watched between scrapes: totals since the start.
+
+    def answered_by_chain(self) -> dict[str, tuple[int, int]]:
+        """Chain -> (requests that were answered whole, those of them that were by another target than its first)."""
+        answered: dict[str, int] = {}
+        for (chain, outcome, _), requests in self._requests.items():
+            if outcome == "ok":
+                answered[chain] = answered.get(chain, 0) + requests.count
+        return {chain: (count, self._fallbacks.get(chain, 0)) for chain, count in answered.items()}
+
+    def unpriced_by_model(self) -> dict[tuple[str, str], int]:
+        """(provider, model) -> attempts that consumed tokens of unknown price; only where there are any."""
+        return {key: deployment.unpriced for key, deployment in self._deployments.items() if deployment.unpriced}
 
     def render(self, openmetrics: bool) -> tuple[bytes, str]:
         """The body and the content type of a scrape's answer."""
@@ -329,6 +373,8 @@ class _Collector:
         yield from self._requests()
         yield from self._deployments()
         yield from self._gauged()
+        for name, found in samples(self._metrics.sources.readings):
+            yield _simple(name, found)
         yield from self._process()
 
     def _requests(self) -> Iterator[Metric]:
@@ -349,6 +395,7 @@ class _Collector:
         yield _histogram("tollbridge_overhead_seconds", [((), metrics._overhead)])
         yield _simple("tollbridge_rejected_total", (((reason,), count) for reason, count in metrics._rejected.items()))
         yield _simple("tollbridge_failovers_total", metrics._failovers.items())
+        yield _simple("tollbridge_fallbacks_total", (((chain,), count) for chain, count in metrics._fallbacks.items()))
 
     def _deployments(self) -> Iterator[Metric]:
         from prometheus_client.core import SummaryMetricFamily  # as in render

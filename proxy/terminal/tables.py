@@ -1,35 +1,18 @@
-"""How reports look in a terminal: tables of what the ledger and the configuration hold. Rows come in, rich's tables go out.
-
-Names in a row can be hostile (a caller chose them): they are shown as text, never as markup, without control characters.
-"""
+"""The ledger's requests in a terminal, and tables that are made line by line. Rows come in, rich's tables go out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from proxy.core.redact import one_line
+from proxy.terminal.marks import cell, money
 
 Row = Mapping[str, Any]
 
-_STYLES = {
-    "ok": "green",
-    "running": "cyan",
-    "failed": "red",
-    "interrupted": "red",
-    "rejected": "yellow",
-    "client_gone": "yellow",
-    "bad_key": "red",
-    "unreachable": "red",
-    "fault": "red",
-    "unknown": "yellow",
-}
-_NOTHING = "–"
 _NARROW = ("id", "time", "state", "outcome")
 
 
@@ -39,60 +22,6 @@ def table(title: str | None = None, *columns: str, numbers: Sequence[str] = ()) 
     for column in columns:
         number = column in numbers
         made.add_column(column, justify="right" if number else "left", no_wrap=number or column in _NARROW, overflow="fold")
-    return made
-
-
-def cell(value: object) -> Text:
-    """Text as it is; nothing for None, thousands separated, outcomes in their colours."""
-    match value:
-        case None | "":
-            return Text(_NOTHING, style="dim")
-        case bool():
-            return Text("yes" if value else "no")
-        case int():
-            return Text(f"{value:,}")
-        case float():
-            return Text(f"{value:,.1f}" if value < 100 else f"{value:,.0f}")
-        case _:
-            text = one_line(str(value))
-            return Text(text, style=_STYLES.get(text, ""))
-
-
-def money(usd: str | None) -> Text:
-    """`$0.001250`: six decimals, or as many as a tiny amount needs. None is an unknown price and says so; nothing is `$0`."""
-    if usd is None:
-        return Text("unpriced", style="yellow")
-    amount = Decimal(usd)
-    if not amount:
-        return Text("$0", style="dim")
-    return Text(f"${amount:,.6f}" if amount >= Decimal("0.000001") else f"${amount:f}")
-
-
-def usage(rows: Iterable[Row], groups: Sequence[str], title: str) -> Table:
-    """Sums by `groups`, and a line with all of them together when there are several."""
-    figures = {
-        "requests": "requests",
-        "failed": "failed",
-        "attempts": "attempts",
-        "failed attempts": "attempts_failed",
-        "input": "input_tokens",
-        "cached": "cached_input_tokens",
-        "output": "output_tokens",
-        "reasoning": "reasoning_tokens",
-        "unpriced": "unpriced_attempts",
-    }
-    made = table(title, *groups, *figures, "cost", numbers=(*figures, "cost"))
-    rows = [{**row, "attempts_failed": row["attempts"] - row["attempts_ok"]} for row in rows]
-    for row in rows:
-        made.add_row(
-            *(cell(row[group]) for group in groups), *(cell(row[name]) for name in figures.values()), money(row["cost_usd"])
-        )
-    if len(rows) > 1:
-        made.add_section()
-        sums = (cell(sum(row[name] for row in rows)) for name in figures.values())
-        cost = sum((Decimal(row["cost_usd"]) for row in rows), Decimal(0))
-        blanks = [Text("") for _ in groups[1:]]
-        made.add_row(*([Text("all"), *blanks] if groups else []), *sums, money(str(cost)), style="bold")
     return made
 
 

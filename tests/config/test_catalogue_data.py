@@ -25,8 +25,8 @@ NAMES = (
     " dashscope mistral ai21 fireworks cerebras perplexity nvidia sambanova zai github vllm llamacpp lmstudio demo"
 ).split()
 KEYS = frozenset(
-    "dialect base_url place_urls base_url_env base_url_trim key_env key auth_header auth_prefix headers models_path price_source"
-    " region_urls quirks lacks models docs verified unverified retired transport".split()
+    "dialect base_url place_urls base_url_env base_url_trim key_env key auth_header auth_prefix headers models_path check_path"
+    " price_source region_urls quirks lacks models docs verified unverified retired transport".split()
 )
 QUIRKS = frozenset("rename drop refuse developer_role usage_in_stream reasoning_excluded drop_in_messages call_id_length".split())
 MODEL_KEYS = frozenset(("context", "max_output", "reasoning", "lacks", "capabilities", "quirks"))
@@ -72,6 +72,7 @@ def test_a_provider_says_how_it_is_reached(name: str) -> None:
     assert all(VARIABLE.fullmatch(variable) for variable in variables)
     assert len(set(variables)) == len(variables)
     assert stanza["models_path"] is None or re.fullmatch(r"(/[a-z0-9]+)+", stanza["models_path"])
+    assert re.fullmatch(r"(https://[a-z.]+)?(/[a-z0-9-]+)+", stanza.get("check_path", "/none"))
     ends = stanza.get("base_url_trim", [])
     assert all(re.fullmatch(r"(/[a-z0-9]+)+", end) for end in ends)
     assert not any(str(stanza["base_url"]).endswith(end) for end in ends)

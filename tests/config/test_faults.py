@@ -130,8 +130,25 @@ FAULTS: list[tuple[str, list[str]]] = [
         ["1:42: input: 'x': a number is needed (write for example input: 0.2)"],
     ),
     (
-        "providers: {groq: {budget: {usd: 5, per: month}}}",
-        ["1:20: a hard 'budget' is not yet supported here, only for clients (write hard: false, or give the clients budgets)"],
+        "providers: {groq: {quotas: [{per: day}]}}",
+        ["1:29: a quota is of requests or of tokens (write one of the two)"],
+    ),
+    (
+        "providers: {groq: {quotas: [{requests: 5, per: day, time_zone: Europe/Berln}]}}",
+        ["1:64: time_zone: 'Europe/Berln': no time zone is called that (write for example time_zone: America/Los_Angeles)"],
+    ),
+    (
+        "retention: {requests: 90}",
+        ["1:23: requests: '90': a time is needed (write a number with its unit: 48h, 90d, 8w or 2y)"],
+    ),
+    (
+        "alerts: {error_rate: {warning: 0.5}}",
+        ["1:10: error_rate: the warning comes after the error (write error above 0.5)"],
+    ),
+    ("alerts: {to: [{least: error}]}", ["1:15: alerts go to a webhook or by apprise (write one of the two)"]),
+    (
+        "alerts: {to: [{webhook: example.com}]}",
+        ["1:25: webhook is not an address (write one that starts with http:// or https://)"],
     ),
     (
         "providers: {'a b': {dialect: openai, base_url: 'http://x/v1'}}",
@@ -205,8 +222,8 @@ FAULTS: list[tuple[str, list[str]]] = [
         ["1:36: unknown chain 'smrt' (did you mean 'smart'?)"],
     ),
     (
-        "clients: {a: {key: k-one, limits: {rpm: 3}}}",
-        ["1:27: 'limits' is not yet supported here, and leaving it unheeded would not protect (remove it)"],
+        "clients: {a: {key: k-one, limits: {rpm: 0}}}",
+        ["1:41: rpm: '0': must be at least 1 (write for example rpm: 30)"],
     ),
     ("clients: {a: {key: k-one, budget: {usd: -1}}}", ["1:41: usd: '-1': must be at least 0 (write for example usd: 50)"]),
     (
@@ -218,14 +235,6 @@ FAULTS: list[tuple[str, list[str]]] = [
     (
         "auth: {admin_token: k-one}\nclients: {a: {key: k-one}}",
         ["2:20: the same as auth.admin_token (give the client a key of its own)"],
-    ),
-    (
-        "departments: {research: {budget: {usd: 100}}}",
-        ["1:26: a hard 'budget' is not yet supported here, only for clients (write hard: false, or give the clients budgets)"],
-    ),
-    (
-        "budget: {usd: 5}",
-        ["1:1: a hard 'budget' is not yet supported here, only for clients (write hard: false, or give the clients budgets)"],
     ),
     (
         "chains: {a: [demo/chat]}\nchains: {b: [demo/chat]}",

@@ -46,11 +46,19 @@ HEADINGS: dict[str, tuple[str | int, ...]] = {
     "prices": ("providers", "x", "prices", "x"),
     "models": ("providers", "x", "models", "x"),
     "limits": ("providers", "x", "limits"),
+    "quotas": ("providers", "x", "quotas", 0),
     "chains": ("chains", "x"),
     "targets": ("chains", "x", "targets", 0),
     "clients": ("clients", "x"),
     "budget": ("clients", "x", "budget"),
     "departments and agents": ("departments", "x"),
+    "retention": ("retention",),
+    "health": ("health",),
+    "alerts": ("alerts",),
+    "error_rate and failover_rate": ("alerts", "error_rate"),
+    "first_token": ("alerts", "first_token"),
+    "ledger_lag": ("alerts", "ledger_lag"),
+    "to": ("alerts", "to", 0),
 }
 
 

@@ -80,7 +80,8 @@ def test_only_names_of_headers_are_echoed(proxy: Proxy) -> None:
         (CHAT, b"null", preflight()),
         (CHAT, LISTED + b".evil.example", preflight()),
         (CHAT, LISTED, b""),  # an OPTIONS that asks for nothing
-        (b"/api/v1/requests", LISTED, preflight(b"GET")),
+        (b"/api/v1/requests", OTHER, preflight(b"GET")),
+        (b"/api/v1/quotas/reset", LISTED, preflight(b"POST")),
         (b"/metrics", LISTED, preflight(b"GET")),
     ],
 )
@@ -123,6 +124,23 @@ def test_without_an_origin_a_completion_is_as_ever(proxy: Proxy) -> None:
     assert (status, sharing(lines)) == (200, {})
 
 
-def test_what_is_the_operator_s_is_for_no_page(proxy: Proxy) -> None:
-    _, lines = ask(proxy, b"GET", b"/api/v1/requests", LISTED)
+@pytest.mark.parametrize("path", [b"/api/v1/requests", b"/api/v1/monitoring/dashboard", b"/api/status"])
+def test_a_listed_origin_may_read_what_the_operator_reads(proxy: Proxy, path: bytes) -> None:
+    status, lines = ask(proxy, b"OPTIONS", path, LISTED, preflight(b"GET", b"authorization"))
+    assert (status, sharing(lines)[b"access-control-allow-methods"]) == (204, b"GET")
+    _, lines = ask(proxy, b"GET", path, LISTED)
+    found = sharing(lines)
+    assert found.pop(b"access-control-allow-origin") == LISTED
+    assert set(found) == {b"access-control-expose-headers"}, "a browser's own credentials are not asked for"
+
+
+def test_another_origin_may_not_read_it(proxy: Proxy) -> None:
+    _, lines = ask(proxy, b"GET", b"/api/v1/requests", OTHER)
+    assert sharing(lines) == {}
+    assert b"vary: origin" in lines
+
+
+@pytest.mark.parametrize(("method", "path"), [(b"POST", b"/api/v1/quotas/reset"), (b"GET", b"/metrics")])
+def test_what_changes_something_and_the_metrics_are_for_no_page(proxy: Proxy, method: bytes, path: bytes) -> None:
+    _, lines = ask(proxy, method, path, LISTED)
     assert sharing(lines) == {}

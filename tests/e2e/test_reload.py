@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.storage.retention import Retention, read_retention
 from tests.e2e.client import until
 from tests.e2e.conftest import Start, provider, write_config
 from tests.e2e.running import Proxy
@@ -64,6 +65,14 @@ def test_the_order_changes_while_a_stream_runs(proxy: Proxy, upstream: Upstream)
     # the target is the same as before, and so is what is known of it
     assert client.target("bad", "status_500")["circuit"] == "open"
     assert client.metrics()[f'tollbridge_config_info{{hash="{after}"}}'] == 1
+
+
+def test_what_is_kept_follows_the_file(proxy: Proxy, upstream: Upstream) -> None:
+    data_dir = proxy.runtime.settings.data_dir
+    assert read_retention(data_dir) == Retention()
+    _edit(proxy, config(upstream, "one/first") | {"retention": {"requests": "7d", "health": "1d"}})
+    kept = Retention(requests_s=7 * 86_400.0, health_s=86_400.0)
+    until(lambda: read_retention(data_dir) == kept or None, what="the drainer's file", seconds=2)
 
 
 def test_a_broken_file_changes_nothing_but_what_is_told(proxy: Proxy, upstream: Upstream) -> None:

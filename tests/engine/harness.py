@@ -4,7 +4,7 @@ write into one list, so that a test can say what came before what."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import orjson
 
-from proxy.accounting.budgets import Budgets
 from proxy.accounting.journal import Journal, JournalError
 from proxy.accounting.pricing import PriceBook, Rates, rates_of_price
 from proxy.accounting.records import Begin, End, Fields, Progress, Record, Rejected, RequestEnd, RequestOpen
+from proxy.accounting.spending import Spending
+from proxy.accounting.throttle import ClientAccount
 from proxy.accounting.tokens import TokenCounter
 from proxy.accounting.usage import usage_from_openai
 from proxy.config.settings import ClientSettings, ServerSettings, Settings
@@ -43,6 +44,7 @@ WALL = 1_800_000_000.0
 JSON = ((b"content-type", b"application/json"),)
 SSE = ((b"content-type", b"text/event-stream"),)
 PRICE = Price(Decimal(1), Decimal(2))  # per million: 1,000 and 2,000 nano-dollars a token
+TAGS = Tags(task="t")
 FOREVER = b"<waits for ever>"  # a piece of a script
 
 
@@ -244,6 +246,7 @@ class RecordingMeter:
         self.overheads: list[float | None] = []
         self.attempts: list[tuple[str, str]] = []
         self.failovers: list[tuple[str, str, str]] = []
+        self.fallbacks: list[str] = []
         self.counts: list[str] = []
 
     def request_started(self) -> None:
@@ -265,11 +268,15 @@ class RecordingMeter:
         first_token_s: float | None = None,
         usage: Usage | None = None,
         cost_nusd: int | None = None,
+        stream: bool = True,
     ) -> None:
         self.attempts.append((provider, outcome))
 
     def failover(self, from_: str, to: str, reason: str) -> None:
         self.failovers.append((from_, to, reason))
+
+    def fell_back(self, chain: str) -> None:
+        self.fallbacks.append(chain)
 
     def rejected(self, reason: str) -> None:
         self.counts.append(f"rejected {reason}")
@@ -304,7 +311,15 @@ class StampingAuthorizer:
 
 
 class Prices:
+    """The targets' own. `contexts`: what the price data says of windows, by provider."""
+
     ready = True
+
+    def __init__(self, contexts: Mapping[str, int] | None = None) -> None:
+        self._contexts = contexts or {}
+
+    def context_window(self, target: Target) -> int | None:
+        return target.context if target.context is not None else self._contexts.get(target.provider.name)
 
     def rates(self, target: Target, wall: float) -> Rates | None:
         return rates_of_price(target.price) if target.price is not None else None
@@ -370,6 +385,8 @@ class World:
         self.ids = 0
         self.executor = ThreadPoolExecutor(1)
         self.chain = Chain("smart", self.targets, **self.chain_options)
+        self.settings = settings(self.chain)
+        self.spending = Spending(self.clock)
         self.services = Services(
             clock=self.clock,
             random=lambda: 0.5,
@@ -379,12 +396,14 @@ class World:
             meter=self.meter,
             log=self.log,
             redact=Redactor(["loaded-secret-fake"]),
-            deployments=Deployments(lambda: 0.5),
+            deployments=Deployments(lambda: 0.5, allowances=self.spending.allowances),
             trickle=ChainTrickle(),
             retry_budgets=RetryBudgets(),
             prices=cast(PriceBook, Prices()),
             warming=None,
-            budgets=Budgets(),
+            budgets=self.spending.budgets,
+            quotas=self.spending.quotas,
+            throttle=self.spending.throttle,
             counter=cast(TokenCounter, self.counter),
             executor=self.executor,
             transports={"native": self.upstream},
@@ -394,6 +413,20 @@ class World:
             embeddings_inbound=OpenAIEmbeddingsInbound(),
             embedders={"openai": OpenAIEmbeddings(usage_from_openai)},
         )
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        """The configuration stays but for these changes: a reload."""
+        self.settings = replace(self.settings, **changes)
+        self.spending.configure(self.settings)
+
+    def spent(self, scope: str, name: str | None = None) -> tuple[int, int]:
+        """What is spent of a budget, and what is held."""
+        (state,) = [s for s in self.spending.budgets.states(self.clock.wall()) if (s.scope, s.name) == (scope, name)]
+        return state.spent_nusd, state.held_nusd
+
+    def throttle_of(self, client: str) -> ClientAccount:
+        return self.spending.throttle.clients[client]
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -401,21 +434,30 @@ class World:
         await asyncio.sleep(0)
 
     def start(
-        self, *, client: ClientSettings | None = None, prefer: str | None = None, model: str = "smart", **body: Any
+        self,
+        *,
+        client: ClientSettings | None = None,
+        prefer: str | None = None,
+        model: str = "smart",
+        tags: Tags = TAGS,
+        **body: Any,
     ) -> Served:
-        """Begins a request; its task runs on the loop from now on. With an `input` it asks for embeddings."""
+        """Begins a request; its task runs on the loop from now on. With an `input` it asks for embeddings. A client is configured
+        besides those that are."""
         if "input" in body:
             request = self.services.embeddings_inbound.decode_request(orjson.dumps({"model": model, **body}))
         else:
             raw = orjson.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}], **body})
             request = self.services.inbound.decode_request(raw)
         self.ids += 1
+        if client is not None and self.settings.clients.get(client.name) is not client:
+            self.configure(clients={**self.settings.clients, client.name: client})
         exchange = Exchange(
             f"R{self.ids}",
-            settings(self.chain),
+            self.settings,
             client,
             request,
-            Tags(task="t"),
+            tags,
             prefer,
             self.clock.monotonic(),
             int(self.clock.wall() * 1000),
@@ -473,6 +515,13 @@ class World:
         found = [record.end for record in self.journal.records if isinstance(record, End | Rejected) and record.end is not None]
         assert len(found) == 1
         return found[0]
+
+    @property
+    def end_of_last(self) -> RequestEnd:
+        """The end of the latest of several requests."""
+        return [record.end for record in self.journal.records if isinstance(record, End | Rejected) and record.end is not None][
+            -1
+        ]
 
     def check_books(self) -> None:
         """What must hold whatever happened: every attempt begun once and ended once, every permit back, every deadline forgotten."""

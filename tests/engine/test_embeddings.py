@@ -11,6 +11,7 @@ import pytest
 
 from proxy.config.settings import ClientSettings
 from proxy.core.errors import ErrorClass
+from proxy.core.limits import Budget
 from proxy.core.target import Target
 from proxy.dialects.base import OutboundDialect
 from proxy.dialects.cohere.dialect import CohereChat
@@ -158,10 +159,10 @@ async def test_a_target_without_a_price_is_written_down_as_such() -> None:
 
 
 async def test_a_budget_that_is_spent_admits_no_more() -> None:
-    client = ClientSettings("agent", frozenset(), budget_nusd=COST, budget_per="month")
+    client = ClientSettings("agent", frozenset(), budget=Budget(COST))
     around = world(a=embedded())
     assert (await around.serve(input="Hi", client=client)).sink.status == 200
-    assert around.services.budgets.state(client, around.clock.wall()) == (COST, 0)
+    assert around.spent("client", "agent") == (COST, 0)
     refused = await around.serve(input="Hi", client=client)
     assert (refused.sink.status, refused.code, called(around)) == (429, "budget_exceeded", ["a"])
 

@@ -2,15 +2,17 @@
 
 import asyncio
 import threading
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 
+from proxy.accounting.pricing import PriceBook
 from proxy.accounting.records import Begin, End, Rejected
 from proxy.config.settings import ClientSettings
 from proxy.core.chat import ChatRequest
 from proxy.core.errors import CannotCarry, ErrorClass
+from proxy.core.limits import Budget
 from proxy.core.target import CircuitSettings, Quirks, Target, Timeouts
 from proxy.dialects.base import OutboundRequest
 from proxy.routing.verdict import RULES
@@ -24,6 +26,7 @@ from tests.engine.harness import (
     ROLE,
     SSE,
     STOP,
+    Prices,
     Reply,
     Script,
     Served,
@@ -299,6 +302,14 @@ async def test_context_length_fails_over_only_to_a_target_known_to_hold_more() -
     )
     await around.serve()
     assert called(around) == ["a", "e"]
+
+
+async def test_a_context_that_only_the_price_data_knows_counts_as_known_and_the_configured_one_before_it() -> None:
+    too_long = refusal(400, code="context_length_exceeded")
+    around = world(target("a"), target("b", context=4_000), target("c"), a=too_long, b=whole(), c=whole())
+    around.services.prices = cast(PriceBook, Prices({"a": 8_000, "b": 1_000_000, "c": 128_000}))
+    await around.serve()
+    assert called(around) == ["a", "c"]
 
 
 async def test_failover_on_says_which_causes_may_move_on() -> None:
@@ -943,7 +954,7 @@ async def test_a_short_cooldown_is_waited_for_when_there_is_nothing_else() -> No
 
 
 def budgeted(nusd: int, *, hard: bool = True) -> ClientSettings:
-    return ClientSettings("c", frozenset(), budget_nusd=nusd, budget_per="month", budget_hard=hard)
+    return ClientSettings("c", frozenset(), budget=Budget(nusd, "month", hard))
 
 
 async def test_a_request_holds_its_bound_and_settles_what_it_cost() -> None:
@@ -953,7 +964,7 @@ async def test_a_request_holds_its_bound_and_settles_what_it_cost() -> None:
     around.scripts["a"] = [streamed(HI, lambda: held.append(state()), STOP, COUNTED, DONE)]
 
     def state() -> tuple[int, int]:
-        return around.services.budgets.state(client, around.clock.wall())
+        return around.spent("client", "c")
 
     await around.serve(client=client, stream=True)
     ((spent, bound),) = held
@@ -971,7 +982,7 @@ async def test_a_hold_is_given_back_however_the_request_ends(script: Script) -> 
         await around.interrupted(lambda served: served.control.client_gone(), client=client)
     else:
         await around.serve(client=client)
-    assert around.services.budgets.state(client, around.clock.wall()) == (0, 0)
+    assert around.spent("client", "c") == (0, 0)
 
 
 async def test_a_spent_budget_is_a_429_before_anything_is_sent() -> None:

@@ -1,7 +1,10 @@
+from math import inf
 from typing import Any
 
 import pytest
 
+from proxy.core.allowance import Ask
+from proxy.core.limits import RateLimits
 from proxy.core.target import Chain, Credential, Provider, Secret, Target
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle, Plan, backoff_s, larger_context, plan
@@ -96,7 +99,7 @@ def test_a_cooldown_is_never_shortened() -> None:
 
 
 def test_the_bulkhead_holds_and_a_second_release_is_ignored() -> None:
-    state, a = deployments(), target("a", in_flight=1)
+    state, a = deployments(), target("a", limits=RateLimits(in_flight=1))
     deployment = state.get(a, a.provider.credentials[0])
     permit = deployment.acquire(0.0)
     assert permit is not None
@@ -176,7 +179,7 @@ def test_cooling_and_latched_targets_are_never_a_last_resort() -> None:
 def test_state_outlives_a_reload_and_settings_are_taken_over() -> None:
     state, before = deployments(), target("a")
     open_circuit(state, before)
-    after = target("a", in_flight=7)
+    after = target("a", limits=RateLimits(in_flight=7))
     made = plan(chain(after), state, 0.0, needs=NOTHING)
     assert made.trace == [{"target": "a/m", "skipped": "circuit open"}]
     assert state.get(after, after.provider.credentials[0]).target is after
@@ -210,3 +213,131 @@ def test_backoff_is_jittered_and_bounded() -> None:
     assert [backoff_s(Effect.FAIL, n, lambda: 1.0) for n in (0, 1, 4, 99)] == [0.5, 1.0, 8.0, 8.0]
     assert backoff_s(Effect.FAIL, 3, lambda: 0.0) == 0.0
     assert [backoff_s(Effect.RATE, 0, lambda: r) for r in (0.0, 1.0)] == [0.5, 1.0]  # noqa: B023
+
+
+# -- allowances: what is counted elsewhere
+
+
+class Allowed:
+    """An allowance that refuses while `reason` is set, for `wait_s`."""
+
+    def __init__(self, *, brief: bool = False) -> None:
+        self.brief = brief
+        self.reason: str | None = None
+        self.wait_s = 0.0
+        self.least: int | None = None  # what is refused is what asks for more tokens
+        self.taken: list[int] = []
+        self.ended: list[object] = []
+
+    def refuse(self, reason: str, wait_s: float) -> None:
+        self.reason, self.wait_s = reason, wait_s
+
+    def refuses(self, now: float, ask: Ask | None = None) -> str | None:
+        if self.least is not None and (ask is None or ask.tokens <= self.least):
+            return None
+        return self.reason
+
+    def free_in_s(self, now: float, ask: Ask | None = None) -> float:
+        return self.wait_s if self.refuses(now, ask) else 0.0
+
+    def take(self, now: float, ask: Ask) -> "Allowed":
+        self.taken.append(ask.tokens)
+        return self
+
+    def settle(self, requests: int, tokens: int, cost_nusd: int | None) -> None:
+        self.ended.append((requests, tokens, cost_nusd))
+
+    def release(self) -> None:
+        self.ended.append("released")
+
+
+ASK = Ask(100, 50, None, 1e9)
+
+
+def allowing(**allowances: Allowed) -> Deployments:
+    return Deployments(lambda: 0.5, allowances=lambda one, _: tuple([a for a in [allowances.get(one.provider.name)] if a]))
+
+
+def test_what_an_allowance_refuses_is_skipped_in_its_words() -> None:
+    quota, ab = Allowed(), chain(target("a"), target("b"))
+    state = allowing(a=quota)
+    assert names(plan(ab, state, 0.0, needs=NOTHING)) == ["a", "b"]
+    quota.refuse("quota spent", 3_600.0)
+    made = plan(ab, state, 0.0, needs=NOTHING)
+    assert (names(made), made.trace[0]) == (["b"], {"target": "a/m", "skipped": "quota spent"})
+    quota.reason = None
+    assert names(plan(ab, state, 0.0, needs=NOTHING)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("wait_s", "soonest_s"), [(3_600.0, 3_600.0), (inf, None)])
+def test_when_nothing_is_left_the_plan_says_until_when(wait_s: float, soonest_s: float | None) -> None:
+    quota = Allowed()
+    quota.refuse("quota spent", wait_s)
+    made = plan(chain(target("a")), allowing(a=quota), 0.0, needs=NOTHING, trickle=ChainTrickle())
+    assert (made.candidates, made.soonest_s, made.cooling_s) == ([], soonest_s, None)
+
+
+def test_a_limit_that_frees_in_a_moment_makes_a_target_the_last() -> None:
+    limit, abc = Allowed(brief=True), chain(target("a"), target("b"))
+    state = allowing(a=limit)
+    limit.refuse("rate limit", 1.5)
+    made = plan(abc, state, 0.0, needs=NOTHING)
+    assert (names(made), made.trace[0]) == (["b", "a"], {"target": "a/m", "kept": True, "last": "rate limit"})
+    limit.refuse("rate limit", 2.5)
+    assert names(plan(abc, state, 0.0, needs=NOTHING)) == ["b"]
+
+
+def test_it_is_not_waited_for_where_something_else_stands_in_the_way() -> None:
+    limit, ab = Allowed(brief=True), chain(target("a"), target("b"))
+    state = allowing(a=limit)
+    open_circuit_by(state, ab.targets[0])
+    limit.refuse("rate limit", 1.5)
+    made = plan(ab, state, 0.0, needs=NOTHING)
+    assert (names(made), made.trace[0]["skipped"]) == (["b"], "circuit open")
+
+
+def open_circuit_by(state: Deployments, one: Target) -> None:
+    for _ in range(5):
+        permit = state.get(one, one.provider.credentials[0]).acquire(0.0, ASK)
+        assert permit is not None
+        permit.release(Effect.FAIL, 0.0)
+
+
+def test_an_open_circuit_is_no_last_resort_while_its_quota_is_spent() -> None:
+    quota, alone = Allowed(), chain(target("a"))
+    state = allowing(a=quota)
+    open_circuit_by(state, alone.targets[0])
+    assert names(plan(alone, state, 0.0, needs=NOTHING, trickle=ChainTrickle())) == ["a"]
+    state = allowing(a=quota)
+    open_circuit_by(state, alone.targets[0])
+    quota.refuse("quota spent", 3_600.0)
+    assert names(plan(alone, state, 0.0, needs=NOTHING, trickle=ChainTrickle())) == []
+
+
+def test_a_permit_takes_what_is_asked_for_and_gives_it_back_or_settles_it() -> None:
+    quota, one = Allowed(), target("a")
+    deployment = allowing(a=quota).get(one, one.provider.credentials[0])
+    assert deployment.acquire(0.0) is None  # nobody says how much
+    first, second = deployment.acquire(0.0, ASK), deployment.acquire(0.0, ASK)
+    assert first is not None
+    assert second is not None
+    first.settle(1, 40, None)
+    first.release(Effect.OK, 0.0)
+    second.unused(0.0)
+    assert (quota.taken, quota.ended, deployment.in_flight) == ([100, 100], [(1, 40, None), "released"], 0)
+    quota.least = 99
+    quota.refuse("too much", 1.0)
+    assert deployment.unusable(0.0) is None
+    assert (deployment.acquire(0.0, ASK), deployment.refusal(0.0, ASK)) == (None, "too much")
+
+
+def test_a_reload_brings_other_allowances() -> None:
+    quota, one = Allowed(), target("a")
+    found: list[Allowed] = []
+    state = Deployments(lambda: 0.5, allowances=lambda *_: tuple(found))
+    deployment = state.get(one, one.provider.credentials[0])
+    found.append(quota)
+    assert list(state.get(one, one.provider.credentials[0]).allowances) == []
+    again = target("a")
+    assert state.get(again, again.provider.credentials[0]) is deployment
+    assert list(deployment.allowances) == [quota]

@@ -225,3 +225,128 @@ def test_a_million_addresses_are_not_remembered(tmp_path: Path) -> None:
     for n in range(10_050):
         refusal(made, config, peer=f"10.0.{n >> 8}.{n & 255}")
     assert len(made._wrong) == 10_000
+
+
+# -- the dashboard's cookie, and pages of other origins
+
+
+HOST = b"127.0.0.1:8080"
+OWN, OTHER_PORT, FOREIGN, LISTED = (
+    b"http://127.0.0.1:8080",
+    b"http://127.0.0.1:3000",
+    b"https://evil.example.com",
+    b"https://app.example.com",
+)
+CORS = "server: {cors_origins: [https://app.example.com]}\n"
+
+
+def signed_in(made: Guard, config: Settings, **more: bytes) -> dict[bytes, bytes]:
+    value = made.sign_in(config, ADMIN, "8.8.8.8")
+    assert value is not None
+    named = {name.replace("_", "-").encode(): text for name, text in more.items()}
+    return {b"host": HOST, b"cookie": b"a=b; tollbridge_session=" + value.encode(), **named}
+
+
+PAGES: dict[str, tuple[str, dict[str, bytes], bool]] = {
+    "our own page reads": ("GET", {}, True),
+    "our own page changes": ("POST", {"origin": OWN}, True),
+    "by the Host of a name": ("POST", {"origin": b"https://proxy.example.com", "host": b"Proxy.example.com"}, True),
+    "behind a reverse proxy that changes the Host": (
+        "POST",
+        {"origin": b"https://x.example", "sec_fetch_site": b"same-origin"},
+        True,
+    ),
+    "a change from nowhere": ("POST", {}, False),
+    "another program's page on this machine changes": ("POST", {"origin": OTHER_PORT}, False),
+    "the same, and the browser says so": ("POST", {"origin": OTHER_PORT, "sec_fetch_site": b"same-site"}, False),
+    "a foreign page changes": ("POST", {"origin": FOREIGN}, False),
+    "a foreign page reads": ("GET", {"origin": FOREIGN}, False),
+    "a page that hides where it is from": ("POST", {"origin": b"null"}, False),
+    "a listed page changes": ("POST", {"origin": LISTED}, False),
+    "a listed page reads": ("GET", {"origin": LISTED}, True),
+    "our name as the foreign page's user": ("POST", {"origin": b"http://127.0.0.1:8080@evil.example"}, False),
+    "another scheme": ("POST", {"origin": b"ftp://127.0.0.1:8080"}, False),
+    "another way to change": ("DELETE", {"origin": FOREIGN}, False),
+}
+
+
+@pytest.mark.parametrize("case", PAGES.values(), ids=PAGES.keys())
+def test_a_cookie_is_the_browser_s_and_not_the_page_s(tmp_path: Path, case: tuple[str, dict[str, bytes], bool]) -> None:
+    method, more, let_in = case
+    made, config = guard(), settings(tmp_path, TOKENS + CORS)
+    headers = signed_in(made, config, **more)
+    if let_in:
+        made.check(Scope.ADMIN, config, headers, "8.8.8.8", method=method)
+    else:
+        with pytest.raises(Forbidden):
+            made.check(Scope.ADMIN, config, headers, "8.8.8.8", method=method)
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "let_in"),
+    [
+        ("POST", None, True),  # a program
+        ("POST", OWN, True),
+        ("POST", OTHER_PORT, False),
+        ("POST", FOREIGN, False),
+        ("POST", LISTED, False),
+        ("POST", b"null", False),
+        ("GET", None, True),
+        ("GET", OTHER_PORT, True),  # it may ask, and cannot read the answer
+        ("GET", LISTED, True),
+        ("GET", FOREIGN, False),
+    ],
+)
+def test_being_on_this_machine_is_no_page_s_right(tmp_path: Path, method: str, origin: bytes | None, let_in: bool) -> None:
+    headers = {b"host": HOST} | ({b"origin": origin} if origin is not None else {})
+    if let_in:
+        guard().check(Scope.ADMIN, settings(tmp_path, CORS), headers, "127.0.0.1", method=method)
+    else:
+        with pytest.raises(Forbidden):
+            guard().check(Scope.ADMIN, settings(tmp_path, CORS), headers, "127.0.0.1", method=method)
+
+
+def test_a_token_that_is_shown_needs_no_origin(tmp_path: Path) -> None:
+    made, config = guard(), settings(tmp_path, TOKENS)
+    made.check(Scope.ADMIN, config, bearer(ADMIN) | {b"origin": FOREIGN}, "8.8.8.8", method="POST")
+
+
+def test_a_cookie_opens_what_the_admin_token_opens_and_no_more(tmp_path: Path) -> None:
+    made, config = guard(), settings(tmp_path, TOKENS + CLIENTS)
+    headers = signed_in(made, config)
+    made.check(Scope.ADMIN, config, headers, "8.8.8.8")
+    made.check(Scope.METRICS, config, headers, "8.8.8.8")
+    with pytest.raises(InvalidApiKey):
+        made.client(config, headers)
+
+
+def test_a_cookie_ends_with_its_token(tmp_path: Path) -> None:
+    made, config = guard(), settings(tmp_path, TOKENS)
+    headers = signed_in(made, config)
+    changed = settings(tmp_path, "auth: {admin_token: another-token-fake}\n")
+    with pytest.raises(InvalidApiKey):
+        made.check(Scope.ADMIN, changed, headers, "8.8.8.8")
+    without = settings(tmp_path)
+    with pytest.raises(Forbidden):
+        made.check(Scope.ADMIN, without, headers, "8.8.8.8")
+
+
+def test_a_wrong_token_beside_a_good_cookie_is_a_wrong_token(tmp_path: Path) -> None:
+    made, config = guard(), settings(tmp_path, TOKENS)
+    headers = signed_in(made, config) | {b"authorization": b"Bearer wrong"}
+    with pytest.raises(InvalidApiKey):
+        made.check(Scope.ADMIN, config, headers, "8.8.8.8")
+
+
+def test_wrong_tokens_in_the_form_count_like_wrong_headers(tmp_path: Path) -> None:
+    made, config = guard(), settings(tmp_path, TOKENS)
+    for _ in range(ADMIN_ATTEMPTS_PER_MINUTE):
+        with pytest.raises(InvalidApiKey):
+            made.sign_in(config, b"wrong", "8.8.8.8")
+    with pytest.raises(TooManyAdminAttempts):
+        made.sign_in(config, b"wrong", "8.8.8.8")
+    assert made.sign_in(config, ADMIN, "8.8.8.8") is not None
+
+
+def test_where_no_token_is_configured_there_is_nothing_to_sign_in_to(tmp_path: Path) -> None:
+    assert guard().sign_in(settings(tmp_path), b"anything", "8.8.8.8") is None

@@ -1,5 +1,6 @@
 """Every route declares who may call it, and behaves by it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +13,11 @@ from starlette.types import Message
 from proxy.app import ROUTES
 from proxy.config.load import load
 from proxy.config.settings import Settings
+from proxy.monitoring.picture import Picture
 from proxy.server.endpoints import Declared, Endpoint, routes
 from proxy.server.gateway import Gateway, Note, Readiness
 from proxy.server.guard import Guard, Scope
+from tests.monitoring.ledger import FakeLedger
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 
@@ -27,19 +30,19 @@ clients: {agent: {key: client-key-fake, chains: [demo]}}
 """
 
 
-class Ledger:
+class Ledger(FakeLedger):
     async def list_requests(self, *args: Any, **kwargs: Any) -> tuple[list[dict[str, Any]], None]:
         return [{"id": "R1"}], None
 
     async def get_request(self, request_id: str) -> dict[str, Any] | None:
         return {"id": request_id}
 
-    async def usage(self, group_by: list[str], since_ms: int | None = None, until_ms: int | None = None) -> list[dict[str, Any]]:
-        if group_by == ["nonsense"]:
+    async def usage(self, group_by: Sequence[str], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        if list(group_by) == ["nonsense"]:
             raise KeyError("nonsense")
-        if group_by == ["broken"]:
+        if list(group_by) == ["broken"]:
             raise OSError("disk I/O error at /secret/path")
-        return []
+        return await super().usage(group_by, *args, **kwargs)
 
 
 class FakeGateway:
@@ -49,6 +52,7 @@ class FakeGateway:
         self.settings = settings
         self.guard = Guard(lambda: 0.0)
         self.ledger = Ledger()
+        self.prices = self
         self.reasons: list[str] = []
         self.notes: list[Note] = []
         self.refused: list[str] = []
@@ -74,6 +78,24 @@ class FakeGateway:
 
     def snapshot(self, now: float) -> list[Any]:
         return []
+
+    def wall(self) -> float:
+        return 1_795_271_400.0
+
+    def rates(self, target: Any, wall: float) -> None:
+        return None
+
+    def picture(self) -> Picture:
+        return Picture(wall=self.wall(), settings=self.settings, live=True)
+
+    async def check_health(self, providers: Sequence[str]) -> None:
+        return None
+
+    def reset_quotas(self, provider: str, key: str | None) -> None:
+        return None
+
+    def acknowledge(self, alert_id: str) -> dict[str, Any]:
+        return {"id": alert_id}
 
     def readiness(self) -> Readiness:
         return Readiness(self.reasons, self.notes)
@@ -163,13 +185,15 @@ def test_every_route_of_the_application_comes_from_the_table() -> None:
 
 
 def test_what_is_public_is_a_list_that_one_can_remember() -> None:
-    assert {declared.path for declared in ROUTES if declared.scope is Scope.PUBLIC} == {"/livez", "/readyz", "/{path:path}"}
+    probes, form = {"/livez", "/readyz"}, {"/dashboard/login", "/dashboard/static/{path:path}"}
+    assert {declared.path for declared in ROUTES if declared.scope is Scope.PUBLIC} == {*probes, *form, "/{path:path}"}
     api = [declared for declared in ROUTES if declared.path.startswith("/api")]
     assert api
     assert {declared.scope for declared in api} == {Scope.ADMIN}
 
 
-@pytest.mark.parametrize("declared", ROUTES, ids=lambda declared: declared.path)
+# the form is open to everybody, and its 401 is about what stands in it
+@pytest.mark.parametrize("declared", [d for d in ROUTES if d.path != "/dashboard/login"], ids=lambda declared: declared.path)
 async def test_every_route_lets_in_whom_it_declares_and_nobody_else(gateway: FakeGateway, declared: Declared) -> None:
     opens = {None, *TOKENS.values(), b"wrong"} if declared.scope is Scope.PUBLIC else {TOKENS[declared.scope]}
     if declared.scope is Scope.METRICS:
@@ -177,7 +201,9 @@ async def test_every_route_lets_in_whom_it_declares_and_nobody_else(gateway: Fak
     for token in (None, b"wrong", *TOKENS.values()):
         answer = await ask(gateway, example(declared), method=method(declared), token=token)
         assert (answer.status != 401) == (token in opens)
-        if token not in opens:
+        if token not in opens and declared.refused is not None:
+            assert answer.headers[b"content-type"].startswith(b"text/html")
+        elif token not in opens:
             assert answer.json["error"]["code"] == "invalid_api_key"
         assert answer.headers[b"x-request-id"] == b"R1"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.accounting.journal import HEAD, MAGIC, Journal
-from proxy.accounting.records import Begin, End, Progress, Record, Rejected, RequestEnd, RequestOpen
+from proxy.accounting.records import Alerted, Begin, Checked, End, Progress, QuotaReset, Record, Rejected, RequestEnd, RequestOpen
 
 NOW_MS = 1_800_000_000_000  # a whole hour
 TRACE = [{"target": "groq/llama", "skipped": "no key: set GROQ_API_KEY"}, {"target": "openai/gpt-4o", "kept": True}]
@@ -131,6 +131,35 @@ def rejected(number: int, time_ms: int = NOW_MS, **changes: Any) -> Rejected:
     return Rejected(
         opened(number, time_ms, **changes), closed("rejected", 0, http_status=429, error_code="budget_exceeded", trace=[])
     )
+
+
+def checked(provider: str, time_ms: int = NOW_MS, *, state: str = "healthy", **changes: Any) -> Checked:
+    fields: dict[str, Any] = {"reason": None, "response_ms": 41.5, "models": 12, "key_valid": True}
+    return Checked(time_ms, provider, state, **{**fields, **changes})
+
+
+def raised(alert_id: str, time_ms: int = NOW_MS, **changes: Any) -> Alerted:
+    fields: dict[str, Any] = {
+        "kind": "budget",
+        "subject": "client search-agent",
+        "severity": "warning",
+        "message": "80 % is spent",
+        "value": 0.8,
+        "threshold": 0.8,
+    }
+    return Alerted(alert_id, time_ms, "raised", **{**fields, **changes})
+
+
+def resolved(alert_id: str, time_ms: int = NOW_MS) -> Alerted:
+    return Alerted(alert_id, time_ms, "resolved")
+
+
+def acknowledged(alert_id: str, time_ms: int = NOW_MS) -> Alerted:
+    return Alerted(alert_id, time_ms, "acknowledged")
+
+
+def quota_reset(provider: str, credential: str | None = None, time_ms: int = NOW_MS) -> QuotaReset:
+    return QuotaReset(time_ms, provider, credential)
 
 
 def open_journal(data_dir: Path, boot_id: str = "BOOT1", **options: Any) -> Journal:

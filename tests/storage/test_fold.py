@@ -1,4 +1,4 @@
-"""However the journal is cut into batches and segments, the tables come out the same."""
+"""However the journal is cut into batches and segments, the tables come out the same; and the sums are the rows added up."""
 
 import sqlite3
 import tempfile
@@ -12,8 +12,25 @@ from hypothesis import strategies as st
 
 from proxy.accounting.records import Record
 from proxy.storage.drainer import Drainer
-from proxy.storage.sqlite import LEDGER
-from tests.storage.records import NOW_MS, Wall, begin, closed, completion, end, failover, opened, progress, rejected, write
+from proxy.storage.histogram import counted
+from proxy.storage.sqlite import LEDGER, open_writer
+from tests.storage.big import first_release
+from tests.storage.records import (
+    NOW_MS,
+    Wall,
+    begin,
+    checked,
+    closed,
+    completion,
+    end,
+    failover,
+    opened,
+    progress,
+    raised,
+    rejected,
+    resolved,
+    write,
+)
 
 pytestmark = pytest.mark.property
 
@@ -25,6 +42,15 @@ def story(number: int, kind: str, time_ms: int) -> list[Record]:
             return completion(number, time_ms)
         case "failover":
             return failover(number, time_ms)
+        case "walk":
+            notes = [{"attempt": n, "target": f"p{n}/gpt-4o", "error": "overloaded", "ms": n, "then": "next"} for n in (1, 2)]
+            last = end(request, 3, duration_ms=number * 7.0, end=closed(attempts=3, duration_ms=number * 9.5, trace=notes))
+            failed = [end(request, n, provider=f"p{n}", outcome="failed", credential=f"key{n}") for n in (1, 2)]
+            return [begin(request, 1, "p1"), failed[0], begin(request, 2, "p2"), failed[1], begin(request, 3), last]
+        case "check":
+            return [checked("groq", time_ms, state="down" if number % 2 else "healthy")]
+        case "alert":
+            return [raised(f"A{number}", time_ms), resolved(f"A{number}", time_ms + 5)]
         case "rejected":
             return [rejected(number, time_ms)]
         case "stream":
@@ -41,7 +67,7 @@ def story(number: int, kind: str, time_ms: int) -> list[Record]:
             return [begin(request), progress(request, 40)]
 
 
-KINDS = st.sampled_from(["whole", "failover", "rejected", "stream", "gone", "running"])
+KINDS = st.sampled_from(["whole", "failover", "walk", "rejected", "stream", "gone", "running", "check", "alert"])
 STORIES = st.lists(st.tuples(KINDS, st.integers(0, 3)), min_size=1, max_size=8)
 
 
@@ -57,27 +83,51 @@ def interleaved(draw: st.DrawFn) -> list[Record]:
     return mixed
 
 
-def tables(records: list[Record], *, batch_records: int, segment_bytes: int, cuts: list[int]) -> list[Any]:
+def drained(folder: str, records: list[Record], *, batch_records: int, segment_bytes: int, cuts: list[int]) -> Path:
+    data_dir = Path(folder)
+    drainer = Drainer(data_dir, Wall(), batch_records=batch_records, log=lambda _event, _fields: None)
+    edges = sorted({0, len(records), *(cut % (len(records) + 1) for cut in cuts)})
+    for index, (start, stop) in enumerate(pairwise(edges)):
+        write(data_dir, records[start:stop], f"BOOT{index}", segment_bytes=segment_bytes)
+        drainer.drain()
+    drainer.close()
+    return data_dir / LEDGER
+
+
+TABLES = (
+    "SELECT * FROM requests ORDER BY id",
+    "SELECT * FROM attempts ORDER BY request_id, n",
+    "SELECT * FROM usage_hourly",
+    "SELECT * FROM usage_daily",
+    "SELECT * FROM hourly_sums JOIN usage_tags AS t ON t.id = tag",
+    "SELECT * FROM daily_sums JOIN usage_tags AS t ON t.id = tag",
+    "SELECT * FROM failovers_hourly",
+    "SELECT * FROM checks",
+    "SELECT * FROM alerts",
+)
+NUMBERS = ("writer", "tag", "id")  # that differ from ledger to ledger
+Table = list[dict[str, Any]]
+
+
+def read(path: Path, statements: tuple[str, ...] = TABLES) -> list[Table]:
+    connection = sqlite3.connect(path)
+    connection.row_factory = sqlite3.Row
+    found = [[plain(dict(row), sql) for row in connection.execute(sql)] for sql in statements]
+    connection.close()
+    return [sorted(table, key=repr) for table in found]
+
+
+def plain(row: dict[str, Any], sql: str) -> dict[str, Any]:
+    if "_sums" in sql:
+        row = {name: value for name, value in row.items() if name not in NUMBERS}
+        row["durations"], row["first_token_times"] = counted(row["durations"]), counted(row["first_token_times"])
+        row["durations"], row["first_token_times"] = sorted(row["durations"].items()), sorted(row["first_token_times"].items())
+    return {name: value for name, value in row.items() if name != "writer"}
+
+
+def tables(records: list[Record], *, batch_records: int, segment_bytes: int, cuts: list[int]) -> list[Table]:
     with tempfile.TemporaryDirectory() as folder:
-        data_dir = Path(folder)
-        drainer = Drainer(data_dir, Wall(), batch_records=batch_records, log=lambda _event, _fields: None)
-        edges = sorted({0, len(records), *(cut % (len(records) + 1) for cut in cuts)})
-        for index, (start, stop) in enumerate(pairwise(edges)):
-            write(data_dir, records[start:stop], f"BOOT{index}", segment_bytes=segment_bytes)
-            drainer.drain()
-        drainer.close()
-        connection = sqlite3.connect(data_dir / LEDGER)
-        connection.row_factory = sqlite3.Row
-        found = [
-            [{name: value for name, value in dict(row).items() if name != "writer"} for row in connection.execute(sql)]
-            for sql in (
-                "SELECT * FROM requests ORDER BY id",
-                "SELECT * FROM attempts ORDER BY request_id, n",
-                "SELECT * FROM usage_hourly",
-            )
-        ]
-        connection.close()
-        return found
+        return read(drained(folder, records, batch_records=batch_records, segment_bytes=segment_bytes, cuts=cuts))
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,17 +140,38 @@ def test_any_split_gives_the_same_tables(records: list[Record], batch: int, segm
 @settings(max_examples=30, deadline=None)
 @given(interleaved(), st.integers(1, 9))
 def test_the_sums_are_the_rows_added_up(records: list[Record], batch: int) -> None:
-    requests, attempts, usage = tables(records, batch_records=batch, segment_bytes=1 << 20, cuts=[])
+    requests, attempts, usage, by_day, *_ = tables(records, batch_records=batch, segment_bytes=1 << 20, cuts=[])
     ended = [row for row in requests if row["ended"]]
     settled = [row for row in attempts if row["rank"] == 2]
-    for name in ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "at_risk_tokens"):
-        assert sum(row[name] for row in usage) == sum(row[name] for row in settled)
-    assert sum(row["cost_nusd"] for row in usage) == sum(row["cost_nusd"] or 0 for row in settled)
-    assert sum(row["unpriced"] for row in usage) == sum(bool(r["usage_source"]) and r["cost_nusd"] is None for r in settled)
-    assert sum(row["attempts"] for row in usage) == len(settled)
-    assert sum(row["requests"] for row in usage) == len(ended)
-    for outcome in ("ok", "failed", "rejected", "interrupted", "client_gone"):
-        assert sum(row[f"requests_{outcome}"] for row in usage) == sum(row["outcome"] == outcome for row in ended)
+    for sums in (usage, by_day):
+        for name in ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens", "at_risk_tokens"):
+            assert sum(row[name] for row in sums) == sum(row[name] for row in settled)
+        assert sum(row["cost_nusd"] for row in sums) == sum(row["cost_nusd"] or 0 for row in settled)
+        assert sum(row["unpriced"] for row in sums) == sum(bool(r["usage_source"]) and r["cost_nusd"] is None for r in settled)
+        assert sum(row["attempts"] for row in sums) == len(settled)
+        assert sum(row["requests"] for row in sums) == len(ended)
+        for outcome in ("ok", "failed", "rejected", "interrupted", "client_gone"):
+            assert sum(row[f"requests_{outcome}"] for row in sums) == sum(row["outcome"] == outcome for row in ended)
     for hour in {row["hour"] for row in usage}:
         in_hour = [row for row in settled if row["time_ms"] // 3_600_000 == hour]
         assert sum(row["attempts"] for row in usage if row["hour"] == hour) == len(in_hour)
+
+
+ROWS = ("facets", "request_kinds", "attempt_kinds", "request_rows", "attempt_rows")
+SUMS = TABLES[2:7]
+
+
+@settings(max_examples=40, deadline=None)
+@given(interleaved(), st.integers(1, 9))
+def test_every_slice_is_what_plain_sql_makes_of_the_rows(records: list[Record], batch: int) -> None:
+    """The migration adds all sums up from the rows of a ledger of the first release; the drainer came to the same row by row."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = drained(folder, records, batch_records=batch, segment_bytes=1 << 20, cuts=[])
+        old = Path(folder) / "old.db"
+        connection = first_release(old)
+        connection.execute("ATTACH ? AS now", (str(path),))
+        for table in ROWS:
+            connection.execute(f"INSERT INTO main.{table} SELECT * FROM now.{table}")
+        connection.close()
+        open_writer(old).close()
+        assert read(old, SUMS) == read(path, SUMS)

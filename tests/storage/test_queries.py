@@ -178,15 +178,21 @@ async def test_usage_by_any_group_and_period(tmp_path: Path, drainer: Drainer, q
 async def test_what_a_client_has_spent(tmp_path: Path, drainer: Drainer, queries: Queries) -> None:
     write(tmp_path, [*completion(1), *completion(2, NOW_MS + HOUR_MS), *completion(3, client="other")])
     drainer.drain()
-    assert await queries.spent_nusd("search-agent", 0) == 2_500_000
-    assert await queries.spent_nusd("search-agent", NOW_MS + HOUR_MS) == 1_250_000
-    assert await queries.spent_nusd("nobody", 0) == 0
+    assert await queries.spent_nusd("client", "search-agent", 0) == 2_500_000
+    assert await queries.spent_nusd("client", "search-agent", NOW_MS + HOUR_MS) == 1_250_000
+    assert await queries.spent_nusd("client", "nobody", 0) == 0
+    assert await queries.spent_nusd("total", None, 0) == 3_750_000
+    assert await queries.spent_nusd("provider", "openai", 0) == 3_750_000
+    assert await queries.spent_nusd("department", "research", 0) == 3_750_000
+    assert await queries.spent_nusd("agent", "nobody", 0) == 0
+    with pytest.raises(KeyError):
+        await queries.spent_nusd("planet", "earth", 0)
 
 
 async def test_before_there_is_a_ledger_everything_is_empty(queries: Queries) -> None:
     assert await queries.list_requests() == ([], None)
     assert await queries.usage(["provider"]) == []
-    assert await queries.spent_nusd("search-agent", 0) == 0
+    assert await queries.spent_nusd("client", "search-agent", 0) == 0
     assert (await queries.ledger_lag(0.0)).waiting_bytes == 0
 
 
@@ -198,6 +204,17 @@ async def test_a_ledger_that_was_replaced_is_opened_anew(tmp_path: Path, drainer
     assert await queries.list_requests() == ([], None)
     drainer.drain()
     assert len((await queries.list_requests())[0]) == 1
+
+
+@pytest.mark.parametrize(("version", "said"), [(1, "an earlier release"), (9_999, "a later release")])
+async def test_the_tables_of_another_release_are_not_guessed_at(
+    tmp_path: Path, queries: Queries, version: int, said: str
+) -> None:
+    connection = open_writer(tmp_path / LEDGER)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    with pytest.raises(LedgerUnavailable, match=said):
+        await queries.list_requests()
 
 
 async def test_a_ledger_that_is_none_is_unavailable(tmp_path: Path, queries: Queries) -> None:

@@ -14,6 +14,7 @@ from proxy.core.errors import BadHttp, BudgetExceeded, ErrorClass, HeadersTooLar
 from proxy.core.usage import Usage
 from proxy.telemetry.families import (
     ATTEMPT_OUTCOMES,
+    DELIVERY_RESULTS,
     EVENTS,
     FAMILIES,
     REASONS,
@@ -22,6 +23,7 @@ from proxy.telemetry.families import (
     rejection_reasons,
 )
 from proxy.telemetry.metrics import MAX_GAUGED_DEPLOYMENTS, MAX_SERIES, DeploymentState, Metrics, Sources
+from proxy.telemetry.readings import BudgetReading, ProviderReading, QuotaReading, RateReading, Readings
 
 pytestmark = pytest.mark.unit
 
@@ -61,17 +63,36 @@ def busy() -> Metrics:
             draining=lambda: True,
             redactions=lambda: 2,
             log_lines_dropped=lambda: 3,
+            readings=Readings(
+                providers=lambda: [ProviderReading("groq", "down", None), ProviderReading("openai", "healthy", 0.25)],
+                budgets=lambda: [BudgetReading("total", "", 500_000_000_000, 12_500_000_000)],
+                quotas=lambda: [QuotaReading("groq", None, "requests", "day", 14_400, 31)],
+                rates=lambda: [RateReading("groq", "requests", 7)],
+                alerts_open=lambda: {"error": 1},
+                deliveries=lambda: {("webhook-1", "sent"): 2},
+            ),
         )
     )
     metrics.request_started()
     metrics.attempt_ended("groq", "llama", "5xx", 0.2)
     metrics.failover("groq/llama", "openai/gpt-5", "5xx")
+    metrics.fell_back("smart")
     metrics.attempt_ended("openai", "gpt-5", "ok", 1.5, 0.4, USAGE, 1_250_000)
     metrics.request_ended("smart", "ok", True, 1.8, 0.7, 0.000_3)
     metrics.rejected("invalid_json")
     metrics.count("missing_done")
     metrics.config_reloaded(ok=True)
     return metrics
+
+
+def far_too_many_readings() -> Readings:
+    return Readings(
+        providers=lambda: [ProviderReading(f"p{n}", "healthy", 0.1) for n in range(1000)],
+        budgets=lambda: [BudgetReading("client", f"c{n}", 2, 1) for n in range(1000)],
+        quotas=lambda: [QuotaReading(f"p{n}", "0123abcd", "tokens", "month", 2, 1) for n in range(1000)],
+        rates=lambda: [RateReading(f"p{n}", "tokens", 5) for n in range(1000)],
+        deliveries=lambda: {(f"webhook-{n}", result): 1 for n in range(1000) for result in DELIVERY_RESULTS},
+    )
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
@@ -195,11 +216,12 @@ def test_several_keys_of_one_target_show_the_worst_of_them() -> None:
 
 def test_a_hundred_thousand_names_stay_within_the_bound_and_lose_nothing() -> None:
     states = [DeploymentState("p", f"m{n}", "closed", 0.0, False) for n in range(2 * MAX_GAUGED_DEPLOYMENTS)]
-    metrics = Metrics(Sources(deployments=lambda: states))
+    metrics = Metrics(Sources(deployments=lambda: states, readings=far_too_many_readings()))
     for n in range(100_000):
         metrics.request_started()
         metrics.attempt_ended(f"provider{n % 40}", f"model{n}", ATTEMPT_OUTCOMES[n % len(ATTEMPT_OUTCOMES)], 1.0, 0.1, USAGE, 5)
         metrics.failover(f"from{n}", f"to{n}", "5xx")
+        metrics.fell_back(f"chain{n}")
         metrics.rejected(f"reason{n}")
         metrics.request_ended(f"chain{n}", REQUEST_OUTCOMES[n % len(REQUEST_OUTCOMES)], bool(n % 2), 1.0, 0.5, 0.001)
     assert len(ours(metrics)) <= MAX_SERIES
@@ -212,11 +234,29 @@ def test_a_hundred_thousand_names_stay_within_the_bound_and_lose_nothing() -> No
     assert total("tollbridge_attempts_total") == 100_000
     assert total("tollbridge_attempt_duration_seconds_count") == 100_000
     assert total("tollbridge_failovers_total") == 100_000
+    assert total("tollbridge_fallbacks_total") == 100_000
     assert total("tollbridge_rejected_total") == 100_000
     assert total("tollbridge_request_duration_seconds_count") == 100_000
     assert found["tollbridge_requests_in_flight", ()] == 0
     remembered = len(metrics._requests) + len(metrics._attempts) + len(metrics._deployments) + len(metrics._failovers)
     assert remembered < MAX_SERIES
+
+
+def test_what_is_watched_between_scrapes_is_by_chain_and_by_model() -> None:
+    metrics = Metrics()
+    for chain, outcome, stream, fell_back in [
+        ("smart", "ok", True, True),
+        ("smart", "ok", False, False),
+        ("other", "failed", True, False),
+    ]:
+        metrics.request_started()
+        metrics.request_ended(chain, outcome, stream, 1.0, None, None)
+        if fell_back:
+            metrics.fell_back(chain)
+    metrics.unpriced("my-vllm", "qwen3")
+    metrics.attempt_ended("openai", "gpt-5", "ok", 1.0, 0.5, USAGE, 5)
+    assert metrics.answered_by_chain() == {"smart": (2, 1)}
+    assert metrics.unpriced_by_model() == {("my-vllm", "qwen3"): 1}
 
 
 def test_an_event_without_a_name_is_other() -> None:

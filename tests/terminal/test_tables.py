@@ -1,4 +1,4 @@
-"""What a value looks like in a table, and what a report shows."""
+"""Tables that are made line by line, and what one of a request shows."""
 
 from typing import Any
 
@@ -6,44 +6,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from proxy.terminal.tables import cell, money, request, table, usage
+from proxy.terminal.marks import cell
+from proxy.terminal.tables import request, table
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, "–"),
-        ("", "–"),
-        (0, "0"),
-        (1_234_567, "1,234,567"),
-        (0.25, "0.2"),
-        (99.94, "99.9"),
-        (1234.5, "1,234"),
-        (True, "yes"),
-        (False, "no"),
-        ("ok", "ok"),
-        ("a\x1b[31m\nb\u202ec", "a [31m b c"),
-        ("x" * 1000, "x" * 300),
-    ],
-)
-def test_cells(value: object, shown: str) -> None:
-    assert cell(value).plain == shown
-
-
-@pytest.mark.parametrize(
-    ("usd", "shown"),
-    [
-        (None, "unpriced"),
-        ("0", "$0"),
-        ("0.00125", "$0.001250"),
-        ("1234.5", "$1,234.500000"),
-        ("0.000000042", "$0.000000042"),
-    ],
-)
-def test_an_unknown_price_is_never_nothing_and_a_tiny_one_never_rounded_away(usd: str | None, shown: str) -> None:
-    assert money(usd).plain == shown
 
 
 def test_figures_stand_to_the_right() -> None:
@@ -93,16 +59,3 @@ def test_a_request_shows_the_plan_and_beside_each_attempt_what_followed_from_it(
         ["2", "demo/down", "failed", "overloaded", "next"],
         ["3", "demo/chat", "ok", "–", "–"],
     ]
-
-
-def test_usage_counts_the_attempts_that_failed() -> None:
-    figures = dict.fromkeys(
-        ("requests", "failed", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "unpriced_attempts"), 0
-    )
-    rows = [
-        {"provider": "groq", **figures, "attempts": 5, "attempts_ok": 2, "cost_usd": "0"},
-        {"provider": "openai", **figures, "attempts": 4, "attempts_ok": 4, "cost_usd": "1.5"},
-    ]
-    made = usage(rows, ["provider"], "")
-    place = [column.header for column in made.columns].index("failed attempts")
-    assert [line[place] for line in shown(made)] == ["3", "0", "3"]

@@ -1,6 +1,10 @@
 """What a model list, or the lack of one, says about a key."""
 
+import asyncio
+import gzip
+import socket
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -18,6 +22,35 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+PeerThat = Callable[..., Awaitable[tuple[int, list[object]]]]
+
+
+@pytest.fixture
+async def peer_that() -> AsyncIterator[PeerThat]:
+    """A peer whose first connection may stay silent; it lists one model."""
+    servers: list[asyncio.Server] = []
+
+    async def serve(*, silent_first: bool) -> tuple[int, list[object]]:
+        connections: list[object] = []
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            await reader.readuntil(b"\r\n\r\n")
+            if silent_first and len(connections) == 1:
+                await reader.read()  # until the other end gives up
+            else:
+                writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"data":[1]}')
+                await writer.drain()
+            writer.close()
+
+        servers.append(await asyncio.start_server(accept, "127.0.0.1", 0))
+        return servers[-1].sockets[0].getsockname()[1], connections
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
 def key(value: str) -> Credential:
     return Credential(value[:4], Secret(value))
 
@@ -27,8 +60,12 @@ def provider(httpserver: HTTPServer, *credentials: Credential, **changes: object
     return Provider(name="p", dialect="openai", base_url=httpserver.url_for("/v1"), **fields)  # type: ignore[arg-type]
 
 
-async def ask(*providers: Provider, timeout_s: float = 5.0) -> list[Probe]:
-    return await probe_all(providers, monotonic=time.monotonic, timeout_s=timeout_s)
+async def no_sleep(seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+async def ask(*providers: Provider, timeout_s: float = 5.0, sleep: Callable[[float], Awaitable[None]] = no_sleep) -> list[Probe]:
+    return await probe_all(providers, monotonic=time.monotonic, timeout_s=timeout_s, sleep=sleep)
 
 
 @pytest.mark.parametrize(
@@ -38,9 +75,13 @@ async def ask(*providers: Provider, timeout_s: float = 5.0) -> list[Probe]:
         ('{"models": [{"name": "a"}]}', 1),
         ('[{"id": "a"}, {"id": "b"}, {"id": "c"}]', 3),
         ('{"object": "list", "data": null}', 0),
+        ('{"data": [{"id": "a"}], "has_more": false, "last_id": "a"}', 1),
+        ('{"data": [{"id": "a"}], "has_more": true, "last_id": "a"}', None),  # one page of several: how many is not known
+        ('{"models": [{"name": "a"}], "nextPageToken": "b"}', None),
+        ('{"models": [{"name": "a"}], "next_page_token": "b"}', None),
     ],
 )
-async def test_a_list_in_any_shape_means_that_the_key_is_right(httpserver: HTTPServer, body: str, models: int) -> None:
+async def test_a_list_in_any_shape_means_that_the_key_is_right(httpserver: HTTPServer, body: str, models: int | None) -> None:
     httpserver.expect_request("/v1/models", headers={"authorization": "Bearer sk-good-key-1234"}).respond_with_data(body)
     (found,) = await ask(provider(httpserver))
     assert (found.provider, found.key, found.finding, found.models, found.detail) == ("p", "…1234", Finding.OK, models, None)
@@ -63,10 +104,12 @@ async def test_the_status_decides(httpserver: HTTPServer, status: int, finding: 
     answer = Response("sk-good-key-1234 is wrong", status, {"location": httpserver.url_for("/elsewhere")})
     httpserver.expect_request("/v1/models").respond_with_response(answer)
     (found,) = await ask(provider(httpserver))
-    assert found.finding is finding
+    assert (found.finding, found.status) == (finding, status)
     assert found.detail is not None
     assert "sk-good" not in found.detail
-    assert len(httpserver.log) == 1, "no redirect is followed"
+    assert [request.path for request, _ in httpserver.log] == ["/v1/models"] * (2 if found.failed else 1), (
+        "no redirect is followed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,8 +157,6 @@ async def test_an_endless_answer_is_cut(httpserver: HTTPServer, monkeypatch: pyt
 
 async def test_a_provider_that_is_silent_is_given_up(httpserver: HTTPServer) -> None:
     # a listening socket that nobody serves: connections are taken by the kernel, and stay silent
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         quiet = Provider(name="p", dialect="openai", base_url=address, credentials=(NO_CREDENTIAL,), model_list_path="/models")
@@ -145,3 +186,104 @@ async def test_disabled_and_built_in_providers_are_not_asked_and_one_without_a_l
     )
     assert [one.finding for one in found] == [Finding.UNKNOWN]
     assert httpserver.log == []
+
+
+# -- a second try
+
+
+async def test_a_failure_is_repeated_once_and_the_second_answer_counts(httpserver: HTTPServer) -> None:
+    slept = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    httpserver.expect_ordered_request("/v1/models").respond_with_data("overloaded", status=503)
+    httpserver.expect_ordered_request("/v1/models").respond_with_data('{"data": [{"id": "a"}]}')
+    (found,) = await ask(provider(httpserver), timeout_s=2.0, sleep=sleep)
+    assert (found.finding, found.models, found.detail) == (Finding.OK, 1, None)
+    assert slept == [0.5], "a quarter of the timeout"
+
+
+async def test_what_does_not_answer_is_asked_again_beside_the_first_question_and_within_the_same_time(
+    peer_that: PeerThat,
+) -> None:
+    """The first connection stays silent, the second answers: the provider is there."""
+    port, connections = await peer_that(silent_first=True)
+    late = Provider(
+        name="p", dialect="openai", base_url=f"http://127.0.0.1:{port}", credentials=(NO_CREDENTIAL,), model_list_path="/models"
+    )
+    (found,) = await ask(late, timeout_s=1.0)
+    assert (found.finding, found.models) == (Finding.OK, 1)
+    assert len(connections) == 2
+
+
+async def test_twenty_providers_of_which_five_hang_take_no_longer_than_one_timeout(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/v1/models").respond_with_data('{"data": []}')
+    timeout_s = 1.0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        asked = [
+            provider(httpserver)
+            if n % 4
+            else Provider(name="p", dialect="openai", base_url=address, credentials=(NO_CREDENTIAL,), model_list_path="/models")
+            for n in range(20)
+        ]
+        began = time.monotonic()
+        found = await ask(*asked, timeout_s=timeout_s)
+        took_s = time.monotonic() - began
+    assert [one.finding for one in found] == [Finding.OK if n % 4 else Finding.UNREACHABLE for n in range(20)]
+    assert took_s < timeout_s + 0.5
+
+
+# -- the state of a key
+
+
+@pytest.mark.parametrize(
+    ("key_status", "finding", "asked"),
+    [
+        (200, Finding.OK, ["/v1/key"]),
+        (401, Finding.BAD_KEY, ["/v1/key", "/v1/key"]),
+        (500, Finding.FAULT, ["/v1/key", "/v1/key"]),
+    ],
+)
+async def test_where_the_list_is_public_the_key_itself_is_asked_about(
+    httpserver: HTTPServer, key_status: int, finding: Finding, asked: list[str]
+) -> None:
+    httpserver.expect_request("/v1/key").respond_with_data('{"data": {"label": "sk-or"}}', status=key_status)
+    (found,) = await ask(provider(httpserver, check_url=httpserver.url_for("/v1/key")))
+    assert (found.finding, found.status, found.models) == (finding, key_status, None)
+    assert [request.path for request, _ in httpserver.log] == asked
+
+
+@pytest.mark.parametrize(("list_status", "finding", "models"), [(200, Finding.OK, 1), (503, Finding.FAULT, None)])
+async def test_a_key_that_is_asked_about_elsewhere_does_not_tell_that_the_provider_is_there(
+    httpserver: HTTPServer, list_status: int, finding: Finding, models: int | None
+) -> None:
+    httpserver.expect_request("/api/whoami").respond_with_data("{}")
+    httpserver.expect_request("/v1/models").respond_with_data('{"data": [{"id": "a"}]}', status=list_status)
+    (found,) = await ask(provider(httpserver, check_url=httpserver.url_for("/api/whoami")))
+    assert (found.finding, found.models) == (finding, models)
+
+
+# -- packed answers
+
+
+async def test_a_packed_list_is_unpacked(httpserver: HTTPServer) -> None:
+    def answer(request: Request) -> Response:
+        assert request.headers["accept-encoding"] == "gzip"
+        return Response(gzip.compress(b'{"data": [1, 2]}'), 200, {"content-encoding": "gzip"})
+
+    httpserver.expect_request("/v1/models").respond_with_handler(answer)
+    (found,) = await ask(provider(httpserver))
+    httpserver.check_assertions()
+    assert (found.finding, found.models) == (Finding.OK, 2)
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b"[" + b"1," * 100_000 + b"1]"), b"not packed at all"])
+async def test_a_packed_answer_that_unpacks_to_too_much_or_not_at_all_is_given_up(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(probe, "MAX_BODY_BYTES", 1000)
+    httpserver.expect_request("/v1/models").respond_with_response(Response(body, 200, {"content-encoding": "gzip"}))
+    (found,) = await ask(provider(httpserver))
+    assert found.finding is Finding.UNREACHABLE

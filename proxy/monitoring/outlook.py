@@ -1,0 +1,99 @@
+"""What the ledger's last weeks say of the days to come: how fast money goes, and how much is asked of each provider and chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from proxy.core.money import usd_to_nusd
+from proxy.monitoring.lifespan import DAY_S, WINDOW_DAYS, Day, Profile, Rate, month_end_nusd, observed, profile
+
+Record = dict[str, Any]
+
+
+class Sums(Protocol):
+    """What is asked of the ledger; see `storage/queries.py`."""
+
+    async def usage(
+        self,
+        group_by: Sequence[str],
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        *,
+        filters: Mapping[str, str] = ...,
+    ) -> list[Record]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast money goes, in nano-dollars a day: all of it (None: nothing was asked in the last weeks), and by name."""
+
+    whole: Profile | None
+    by_name: Mapping[str | None, Profile | None] = field(default_factory=dict)
+
+    def by_the_end(self, spent_nusd: int, *, wall: float, end: float | None, name: str | None = None) -> int | None:
+        """What will have been spent at `end`; None where there is no end, or nothing to go by."""
+        if end is None or (self.whole is None and not spent_nusd):
+            return None
+        daily = self.whole if name is None else self.by_name.get(name)
+        return month_end_nusd(spent_nusd, daily or Profile(0.0), wall, end)
+
+
+async def read_pace(ledger: Sums, wall: float, *, scope: str | None = None, filters: Mapping[str, str] | None = None) -> Pace:
+    """Of everything, or of each `scope` (provider, client, department, agent) besides."""
+    groups = ["day"] if scope is None else ["day", scope]
+    rows = await ledger.usage(groups, _window_ms(wall), None, filters=filters or {})
+    if not rows:
+        return Pace(None)
+    sums = [(_day(row), float(usd_to_nusd(row["cost_usd"])), row.get(scope or "")) for row in rows]
+    named: dict[str | None, list[tuple[float, float]]] = {}
+    for start, cost, name in sums if scope is not None else ():
+        named.setdefault(name, []).append((start, cost))
+    return Pace(
+        # what costs nothing is known to cost nothing
+        profile([(start, cost) for start, cost, _ in sums], wall) or Profile(0.0),
+        {name: profile(days, wall) for name, days in named.items()},
+    )
+
+
+class Spent(Protocol):
+    async def spend_by_day(
+        self, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
+    ) -> list[tuple[str, int]]: ...
+
+
+async def read_spending_pace(ledger: Spent, wall: float, filters: Mapping[str, str]) -> Pace:
+    """Of a part of everything of which it is known that something was asked."""
+    days = await ledger.spend_by_day(_window_ms(wall), None, filters=filters)
+    return Pace(profile([(_begin(day), float(cost)) for day, cost in days], wall) or Profile(0.0))
+
+
+async def read_rates(ledger: Sums, wall: float, group: str) -> dict[str, Rate | None]:
+    """How much is asked of each provider or chain, as quotas count it: attempts that were sent, and their tokens."""
+    days: dict[str, list[Day]] = {}
+    for row in await ledger.usage(["day", group], _window_ms(wall), None):
+        if row[group] is not None:
+            tokens = row["input_tokens"] + row["output_tokens"]
+            days.setdefault(row[group], []).append(Day(_day(row), row["attempts"], tokens))
+    return {name: observed(each, wall) for name, each in days.items()}
+
+
+def month_end(wall: float) -> float:
+    """In UTC, as budgets are."""
+    first = datetime.fromtimestamp(wall, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (first + timedelta(days=32)).replace(day=1).timestamp()
+
+
+def _window_ms(wall: float) -> int:
+    """Whole days, so that the first is not a part of one."""
+    return round((wall // DAY_S - WINDOW_DAYS) * DAY_S * 1000)
+
+
+def _day(row: Record) -> float:
+    return _begin(row["day"])
+
+
+def _begin(day: str) -> float:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
