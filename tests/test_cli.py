@@ -125,6 +125,7 @@ def test_every_fault_stands_on_a_line_of_its_own(run: Run, file: Path) -> None:
     assert len(lines) == 2
     assert all(re.match(r"providers\.yaml:\d+:\d+: .+", line) for line in lines)
     assert "did you mean 'server'?" in lines[0]
+    assert "docs/troubleshooting.md#a-fault-of-check" in done.err
     as_json = run("check", "--json")
     assert as_json.code == 1
     assert [(fault["file"], fault["line"]) for fault in as_json.data["faults"]] == [("providers.yaml", 1), ("providers.yaml", 3)]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+HELP_WITH_FAULTS = "docs/troubleshooting.md#a-fault-of-check"
 PIPE_WIDTH = 200  # of tables that nobody looks at
 
 
@@ -48,10 +49,14 @@ class Place:
             return load(path, environ=os.environ, env_file=self.env_file, overrides={"data_dir": self.data_dir})
         except ConfigError as error:
             if self.as_json:
-                faults = [{"file": f.file, "line": f.line, "col": f.col, "message": f.message} for f in error.faults]
+                faults = [
+                    {"file": f.file, "line": f.line, "col": f.col, "message": f.message, "help": HELP_WITH_FAULTS}
+                    for f in error.faults
+                ]
                 print_json({"faults": faults, "warnings": [], "config": None})
             else:
                 typer.echo("\n".join(map(str, error.faults)), err=not faults_to_stdout)
+                typer.echo(f"what mends it: {HELP_WITH_FAULTS}", err=True)
             raise typer.Exit(self.failure) from None
 
     def folder(self) -> Path:

@@ -39,6 +39,12 @@ _TABLE = (
     AlertKind("config_reload", "error", None, "The configuration file is broken; the last good one is in force."),
 )
 ALERT_KINDS: dict[str, AlertKind] = {kind.name: kind for kind in _TABLE}
+HELP = "docs/troubleshooting.md#"
+
+
+def help_for(kind: str) -> str:
+    """Where it is written what such an alert comes from, and what mends it."""
+    return HELP + kind
 
 
 @dataclass(frozen=True, slots=True)

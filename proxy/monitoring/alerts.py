@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.accounting.journal import JournalError
 from proxy.accounting.records import Alerted
-from proxy.core.alerts import ALERT_KINDS, SEVERITIES, Severity
+from proxy.core.alerts import ALERT_KINDS, SEVERITIES, Severity, help_for
 from proxy.core.ports import Clock
 from proxy.core.redact import Redactor, one_line
 from proxy.monitoring.conditions import Condition
@@ -79,6 +79,7 @@ class _Alert:
             "resolved": None if self.resolved is None else rfc3339(self.resolved),
             "acknowledged": None if self.acknowledged is None else rfc3339(self.acknowledged),
             "state": self.state,
+            "help": help_for(self.kind),
         }
 
     @property

@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 import orjson
 
 from proxy.config.settings import Destination
-from proxy.core.alerts import SEVERITIES
+from proxy.core.alerts import SEVERITIES, help_for
 from proxy.core.redact import Redactor, one_line
 from proxy.monitoring.alerts import Notice
 from proxy.monitoring.query import rfc3339
@@ -183,6 +183,7 @@ async def send_test(destinations: Sequence[Destination], *, wall: float, send: S
             "resolved": None,
             "acknowledged": None,
             "state": "open",
+            "help": help_for("alerts-do-not-arrive"),
         },
     )
 

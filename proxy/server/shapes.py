@@ -296,6 +296,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "resolved": maybe(TIME),
             "acknowledged": maybe(TIME),
             "state": one_of("open", "acknowledged", "resolved"),
+            "help": TEXT,
         }
     ),
     "Alerts": data_of(ref("Alert"), open=COUNT),

@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import aiosqlite
 import orjson
 
+from proxy.core.alerts import help_for
 from proxy.core.errors import LedgerUnavailable
 from proxy.core.money import nusd_to_usd
 from proxy.storage.hours import HOUR_MS, Pieces, begin_of_day_ms, pieces
@@ -487,6 +488,7 @@ def _alert(row: sqlite3.Row) -> Record:
         alert[name] = None if row[f"{name}_ms"] is None else _rfc3339(row[f"{name}_ms"])
     resolved, acknowledged = alert["resolved"] is not None, alert["acknowledged"] is not None
     alert["state"] = "resolved" if resolved else "acknowledged" if acknowledged else "open"
+    alert["help"] = help_for(alert["kind"])
     return alert
 
 

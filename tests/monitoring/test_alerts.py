@@ -165,6 +165,7 @@ def test_an_alert_is_shown_as_the_api_promises() -> None:
             "resolved": None,
             "acknowledged": None,
             "state": "open",
+            "help": "docs/troubleshooting.md#error_rate",
         }
     ]
     assert office.desk.counts() == {"info": 0, "warning": 1, "error": 0}

@@ -128,6 +128,7 @@ async def test_an_alert_has_the_fields_of_the_api(tmp_path: Path, drainer: Drain
             "resolved": "2027-01-15T08:00:00.030Z",
             "acknowledged": "2027-01-15T08:00:00.020Z",
             "state": "resolved",
+            "help": "docs/troubleshooting.md#budget",
         }
     ]
 
