@@ -47,7 +47,7 @@ from proxy.monitoring.live import LiveTraffic, Seen
 from proxy.monitoring.picture import Picture
 from proxy.monitoring.watch import Views, Watch
 from proxy.routing.deployment import Deployments
-from proxy.routing.plan import ChainTrickle
+from proxy.routing.plan import ChainTrickle, lay_out
 from proxy.routing.retry_budget import RetryBudgets
 from proxy.server.fiber import new_waiter
 from proxy.server.gateway import Gateway, Note, Readiness
@@ -217,6 +217,7 @@ class Runtime:
             self._tasks.append(asyncio.create_task(self.watcher.run()))
         self._tasks.append(asyncio.create_task(self.board.run()))
         self.delivery.configure(self.settings.alerts.to)
+        self._lay_out(self.settings)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         # what is there now stays: the collector need not look at it again, and what a request makes is mostly freed by counting
         gc.collect()
@@ -400,12 +401,17 @@ class Runtime:
         self.spending.configure(settings)
         self._tell_retention()
         services.deployments.layouts.clear()  # they are of chains that are gone; the deployments' state stays
+        self._lay_out(settings)
         self.metrics.config_reloaded(True)
         self.logs.info("config_reloaded", hash=settings.hash)
         for what in _needs_restart(before, settings):
             self.logs.warning("config_needs_restart", key=what)
         self._tasks.append(asyncio.create_task(self._seed_again()))
         self._tasks = [task for task in self._tasks if not task.done()]
+
+    def _lay_out(self, settings: Settings) -> None:
+        for chain in settings.chains.values():
+            lay_out(chain, self.gateway.services.deployments)
 
     def _refuse(self, error: ConfigError) -> None:
         self._config_problem = str(error.faults[0])

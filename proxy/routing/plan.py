@@ -90,7 +90,7 @@ def plan(
     `rotation` or, without it, by a count of the chain's own."""
     layout: _Layout | None = deployments.layouts.get(id(chain))
     if layout is None or layout.chain is not chain:
-        layout = _new_layout(chain, deployments)
+        layout = lay_out(chain, deployments)
     turn = 0
     if layout.turns > 1:
         layout.turn += 1
@@ -171,7 +171,8 @@ class _Layout:
     views: dict[tuple[frozenset[str], int, str | None], _View] = field(default_factory=dict)
 
 
-def _new_layout(chain: Chain, deployments: Deployments) -> _Layout:
+def lay_out(chain: Chain, deployments: Deployments) -> _Layout:
+    """What stays the same of a chain, its deployments among it. Done before the first request, it lets those be seen that nobody called."""
     rows = []
     for target in chain.targets:
         disabled = target.provider.disabled or target.disabled

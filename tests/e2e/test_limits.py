@@ -56,6 +56,8 @@ def test_a_restart_forgets_neither_quota_nor_budget(tmp_path: Path, upstream: Up
     try:
         (after,) = second.runtime.spending.budgets.states(second.runtime.clock.wall())
         assert (used(second), after.spent_nusd, after.held_nusd) == ((3, 0), before.spent_nusd, 0)
+        (card,) = [one for one in second.runtime.board.cards() if one.name == "tier"]
+        assert "quota spent" in (card.reason or "")  # though nobody has called it in this life
         refused = second.client.chat("tier", headers=FREE)
         assert (refused.status, refused.error["code"]) == (503, "all_providers_unavailable")
         assert "quota spent: 3 of 3 requests, does not reset" in refused.error["message"]
