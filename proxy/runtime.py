@@ -223,6 +223,7 @@ class Runtime:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
         if self.spending.is_counted:
             await self._seed_spending()
         # now that it is known what was spent: a budget that seems untouched would end its alert, only to raise it again
