@@ -21,7 +21,7 @@ run: .venv/runtime.stamp ## the server on 127.0.0.1:8080 with providers.yaml (AR
 	@exec .venv/bin/tollbridge serve $(ARGS)
 
 test: .venv/dev.stamp ## every test but the timed ones (ARGS="-k breaker" narrows it down)
-	.venv/bin/python -m pytest -m "not performance" -n 3 --dist worksteal $(ARGS)
+	.venv/bin/python -m pytest -m "not performance" -n 2 --dist worksteal $(ARGS)
 
 check: .venv/dev.stamp ## formatting, lint and types
 	.venv/bin/ruff format --check .

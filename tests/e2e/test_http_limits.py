@@ -21,6 +21,11 @@ POST = b"POST /v1/chat/completions HTTP/1.1\r\n"
 GOOD = POST + b"Host: x\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
+def calls(upstream: Upstream) -> int:
+    """Completions that reached it; checks of its health come and go."""
+    return sum(count for name, count in upstream.requests.items() if not name.startswith("GET "))
+
+
 @pytest.fixture(scope="module")
 def proxy(start: Start, upstream: Upstream) -> Proxy:
     return start(
@@ -80,7 +85,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_is_refused_and_the_connection_closed(proxy: Proxy, upstream: Upstream, name: str) -> None:
     data, expected_status, expected_code = REFUSED[name]
-    before = upstream.requests.total()
+    before = calls(upstream)
     answer = raw_exchange(proxy.port, data + GOOD)
 
     assert status(answer) == expected_status
@@ -88,7 +93,7 @@ def test_is_refused_and_the_connection_closed(proxy: Proxy, upstream: Upstream, 
     assert answer.count(b"HTTP/1.1 ") == 1, "what follows must not be read as a request"
     assert b"connection: close" in answer
     assert b"x-request-id: " in answer
-    assert upstream.requests.total() == before
+    assert calls(upstream) == before
 
 
 @pytest.mark.parametrize(("name", "reason"), [("two_hosts", "smuggle"), ("large_body", "size"), ("many_headers", "size")])
@@ -126,9 +131,9 @@ def test_a_body_that_stops_coming(proxy: Proxy, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_half_a_request_and_a_hang_up(proxy: Proxy, upstream: Upstream) -> None:
-    before = upstream.requests.total()
+    before = calls(upstream)
     assert raw_exchange(proxy.port, GOOD[:-5], half_close=True) == b""
-    assert upstream.requests.total() == before
+    assert calls(upstream) == before
     assert not proxy.runtime.gateway.live
 
 
@@ -195,12 +200,12 @@ BAD_BODIES = {
 @pytest.mark.parametrize("name", BAD_BODIES)
 def test_a_body_that_is_the_caller_s_mistake(proxy: Proxy, upstream: Upstream, name: str) -> None:
     data, expected = BAD_BODIES[name]
-    before = upstream.requests.total()
+    before = calls(upstream)
     answer = proxy.client.request("POST", "/v1/chat/completions", data)
 
     assert (answer.status, answer.error["code"]) == (400, expected)
     assert "x-should-retry" not in answer.headers
-    assert upstream.requests.total() == before
+    assert calls(upstream) == before
 
 
 @pytest.mark.parametrize("model", ["x" * 300, "a\nb", "a\x00b", "a\u202eb", "e\u0301", "\ud83d\ude00" * 70], ids=ascii)
