@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Per = Literal["day", "month", "once"]
-PERIODS: tuple[Per, ...] = ("day", "month", "once")
 Unit = Literal["requests", "tokens"]
 
 

@@ -15,7 +15,6 @@ from proxy.storage.histogram import shorten
 LEDGER = "ledger.db"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _CORRUPT = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
-_BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _COMPANIONS = ("", "-wal", "-shm")
 
@@ -43,10 +42,6 @@ def reader_uri(path: Path) -> str:
 
 def is_corrupt(error: sqlite3.Error) -> bool:
     return _primary_code(error) in _CORRUPT
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    return _primary_code(error) in _BUSY
 
 
 def quick_check(path: Path) -> str | None:
