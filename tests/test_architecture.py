@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "proxy"
 
 EVERYTHING = frozenset(
-    """accounting app commands config core dialects engine monitoring routing runtime server storage telemetry terminal upstream
-    wire""".split()
+    """accounting app commands config core dialects engine monitoring routing runtime server storage telemetry terminal torture
+    upstream wire workers""".split()
 )
 # A folder or a top-level module -> the folders that it may import, besides itself.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -31,6 +31,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "commands": EVERYTHING,  # the command line's larger half
     "app": EVERYTHING,
     "runtime": EVERYTHING,  # what app composes: one object for one running proxy
+    "workers": frozenset(("app", "runtime", "server", "storage", "telemetry", "config", "core")),  # several processes as one proxy
+    "torture": frozenset(("core",)),  # an upstream that lies: it must know nothing of the proxy that it is let loose on
     "terminal": frozenset(("core",)),
     "server": frozenset(("engine", "monitoring", "accounting", "config", "dialects", "core")),
     # what is told of the proxy: it reads what the others keep, and only those who show it read it

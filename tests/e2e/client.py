@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-WAIT_S = 10.0
+WAIT_S = 30.0  # nothing takes that long unless it has gone wrong, however busy the machine
 MESSAGES = [{"role": "user", "content": "Say hello to the end-to-end tests."}]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 PAUSE_S = 0.05  # between the pieces of what drips or pings
 READ_S = 0.1  # for the proxy to have read what was sent: a reset throws away what it has not
-FOREVER_S = 20.0  # nothing is waited for longer: by then a test has failed
+FOREVER_S = 60.0  # nothing is waited for longer: by then a test has failed
 TEXT = ("Hello", " from", " upstream")
 PROMPT_TOKENS, COMPLETION_TOKENS = 11, 7
 USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS, "total_tokens": 18}
