@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import faulthandler
 import os
 import resource
 import signal
@@ -20,10 +22,12 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from proxy.accounting.journal import JournalError
 from proxy.config.check import exposure_fault
 from proxy.config.faults import ConfigError
+from proxy.config.key_store import KeysBroken
 from proxy.config.load import Overrides, load
 from proxy.config.location import config_path
 from proxy.config.settings import Settings
@@ -32,28 +36,36 @@ from proxy.runtime import Runtime
 from proxy.server.admin import ADMIN
 from proxy.server.banner import banner
 from proxy.server.dashboard import DASHBOARD
+from proxy.server.door import BACKLOG
 from proxy.server.endpoints import COMPLETIONS, EMBEDDINGS, FALLBACK, MODELS, PROBES, routes
+from proxy.server.keys import KEYS
 from proxy.server.lifecycle import DrainingServer
 from proxy.server.monitoring import MONITORING
 from proxy.server.openapi import OPENAPI
 from proxy.server.protocol import FastProtocol
+from proxy.workers.watchdog import Watchdog, limit_s
 
-ROUTES = [*COMPLETIONS, *EMBEDDINGS, *MODELS, *PROBES, *ADMIN, *MONITORING, *OPENAPI, *DASHBOARD, FALLBACK]
-BACKLOG = 2048
+ROUTES = [*COMPLETIONS, *EMBEDDINGS, *MODELS, *PROBES, *ADMIN, *MONITORING, *KEYS, *OPENAPI, *DASHBOARD, FALLBACK]
+PORT_S = 1.0
 
 
-def create_app(read: Callable[[], Settings], *, on_runtime: Callable[[Runtime], None] = lambda runtime: None) -> Starlette:
-    """`read` loads the configuration: when the application starts, and again on every reload."""
+def create_app(
+    read: Callable[[], Settings],
+    *,
+    runtime: Runtime | None = None,
+    on_runtime: Callable[[Runtime], None] = lambda runtime: None,
+) -> Starlette:
+    """`read` loads the configuration: when the application starts, and again on every reload. `runtime`: what is to run, if it is made."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        runtime = Runtime(read(), reload=read)
-        await runtime.start()
-        on_runtime(runtime)
+        running = runtime or Runtime(read(), reload=read)
+        await running.start()
+        on_runtime(running)
         try:
-            yield {"gateway": runtime.gateway}
+            yield {"gateway": running.gateway}
         finally:
-            await runtime.stop()
+            await running.stop()
 
     return Starlette(routes=routes(ROUTES), lifespan=lifespan)
 
@@ -80,8 +92,6 @@ def serve(
 
     Without `config` there is only the demo provider. `began`: when, by the monotonic clock, the program did.
     """
-    if workers != 1:
-        return _refuse("--workers: one process is what this release serves with; leave the option out")
 
     def read() -> Settings:
         overrides: Overrides = {"host": host, "port": port, "data_dir": data_dir, "log_level": log_level}
@@ -95,15 +105,55 @@ def serve(
     if fault is not None:
         return _refuse(fault)
     try:
-        listener = _listen(settings.server.host, settings.server.port)
+        listeners = _listen(settings.server.host, settings.server.port, workers=workers)
     except OSError as error:
         where = f"{settings.server.host}:{settings.server.port}"
         return _refuse(f"cannot listen on {where}: {error.strerror}. Another program may be using it: try --port")
     _raise_file_limit()
-    held: list[Runtime] = []
-    first = [settings]
-    application = create_app(lambda: first.pop() if first else read(), on_runtime=held.append)
-    server_config = uvicorn.Config(
+    _write_no_core()
+
+    def announce() -> None:
+        bound_host, bound_port = listeners[0].getsockname()[:2]
+        started_ms = process_age_s(otherwise=time.monotonic() - began) * 1000
+        sys.stdout.write(banner(settings, version=VERSION, host=bound_host, port=bound_port, started_ms=started_ms))
+        sys.stdout.flush()
+
+    if workers > 1:
+        # it is built on this module
+        from proxy.workers.supervisor import Supervisor, SupervisorBusy
+
+        try:
+            return Supervisor(settings, read, listeners, announce=announce).run()
+        except (SupervisorBusy, OSError) as error:
+            return _refuse(str(error))
+    return _serve_alone(settings, read, listeners[0], announce)
+
+
+def _serve_alone(settings: Settings, read: Callable[[], Settings], listener: socket.socket, announce: Callable[[], None]) -> int:
+    faulthandler.enable()
+    hang_s = limit_s(os.environ)
+    try:
+        runtime = Runtime(settings, reload=read)
+    except (JournalError, KeysBroken) as error:
+        return _refuse(str(error))
+
+    def ready() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.hang_up)
+        if hang_s:
+            Watchdog(lambda: runtime.ticks, limit_s=hang_s).start()
+        announce()
+
+    server = DrainingServer(server_config(create_app(read, runtime=runtime)), lambda: runtime.gateway, on_started=ready)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        return 1
+    return 0
+
+
+def server_config(application: ASGIApp) -> uvicorn.Config:
+    """uvicorn with the fast lane in front of the application."""
+    return uvicorn.Config(
         application,
         http=FastProtocol,
         ws="none",
@@ -115,22 +165,6 @@ def serve(
         proxy_headers=False,
         backlog=BACKLOG,
     )
-
-    def ready() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, held[0].hang_up)
-        bound_host, bound_port = listener.getsockname()[:2]
-        started_ms = process_age_s(otherwise=time.monotonic() - began) * 1000
-        sys.stdout.write(banner(settings, version=VERSION, host=bound_host, port=bound_port, started_ms=started_ms))
-        sys.stdout.flush()
-
-    server = DrainingServer(server_config, lambda: held[0].gateway if held else None, on_started=ready)
-    try:
-        server.run(sockets=[listener])
-    except JournalError as error:
-        return _refuse(str(error))
-    except SystemExit:
-        return 1
-    return 0
 
 
 def process_age_s(*, otherwise: float) -> float:
@@ -145,13 +179,44 @@ def process_age_s(*, otherwise: float) -> float:
         return otherwise
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, workers: int = 1) -> list[socket.socket]:
+    """One socket for each worker: the kernel spreads connections over them. Raises OSError."""
+    first = _bound_alone(host, port)
+    if workers > 1:
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    first.listen(BACKLOG)
+    return [first, *(listen_beside(first) for _ in range(workers - 1))]
+
+
+def listen_beside(other: socket.socket) -> socket.socket:
+    """Another socket at the address of one that was made for several workers. Raises OSError."""
+    host, port = other.getsockname()[:2]
+    listener = _bound(host, port, beside=True)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _bound_alone(host: str, port: int) -> socket.socket:
+    """Fails if anybody else listens there, be it with SO_REUSEPORT. A port that is taken is tried for a second: workers whose supervisor
+    was killed are just giving it up."""
+    until = time.monotonic() + PORT_S
+    while True:
+        try:
+            return _bound(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= until:
+                raise
+        time.sleep(0.02)
+
+
+def _bound(host: str, port: int, *, beside: bool = False) -> socket.socket:
     family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family, kind, number)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        if beside:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -163,6 +228,13 @@ def _raise_file_limit() -> None:
     if soft < hard:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _write_no_core() -> None:
+    """A core file would hold every key."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def _refuse(*lines: str) -> int:

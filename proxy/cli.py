@@ -88,6 +88,13 @@ def check(
 ) -> None:
     """Read the configuration and say everything that is wrong with it. Exit 1 if anything is."""
     settings = Place(config, env_file=env_file, as_json=as_json).settings(faults_to_stdout=True)
+    if settings.keys_problem is not None and not live:
+        fault = {"file": "keys.json", "line": 1, "col": 1, "message": settings.keys_problem, "help": "docs/keys.md#the-file"}
+        if as_json:
+            print_json({"faults": [fault], "warnings": list(settings.warnings), "config": settings.hash})
+        else:
+            typer.echo(settings.keys_problem)
+        raise typer.Exit(1)
     if not live:
         if as_json:
             print_json({"faults": [], "warnings": list(settings.warnings), "config": settings.hash})
@@ -209,6 +216,91 @@ def usage(
     run(place, by, {name: value for name, value in given.items() if value}, compact=compact, export=export)
 
 
+ledger = typer.Typer(help="Does the ledger add up? Mend it, price attempts again, take its rows away.", no_args_is_help=True)
+app.add_typer(ledger, name="ledger")
+
+
+@ledger.command("verify")
+def verify_ledger(
+    config: ConfigOption = None, data_dir: DataDirOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False
+) -> None:
+    """Hold file, sums, rows and journal against each other, also beside a running server. Exit 1 if anything differs."""
+    # the ledger's checks and rich
+    from proxy.commands.bookkeeping import verify as run
+
+    if not run(Place(config, data_dir, env_file, as_json)):
+        raise typer.Exit(1)
+
+
+@ledger.command("repair")
+def repair_ledger(
+    config: ConfigOption = None, data_dir: DataDirOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False
+) -> None:
+    """Make the sums anew from the rows, and a damaged file from the journal. The server must not run. Exit 1 if anything differs still."""
+    # the drainer and rich
+    from proxy.commands.bookkeeping import repair as run
+
+    if not run(Place(config, data_dir, env_file, as_json)):
+        raise typer.Exit(1)
+
+
+@ledger.command("reprice")
+def reprice_ledger(
+    since: Annotated[str | None, typer.Option(help="An age such as 7d, or a date; else from the first row on.")] = None,
+    until: Annotated[str | None, typer.Option(help="The same, for the end.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only of this provider.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model, as its provider calls it.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also attempts whose cost is known; needs one of the above.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Change it. Without, it is only shown. The server must not run.")
+    ] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What attempts without a price cost by the present prices."""
+    # prices, the drainer and rich
+    from proxy.commands.bookkeeping import reprice as run
+
+    place = Place(config, data_dir, env_file, as_json)
+    run(place, since=since, until=until, provider=provider, model=model, everything=everything, apply=apply)
+
+
+@ledger.command("backup")
+def back_up_ledger(
+    output: Annotated[Path, typer.Argument(metavar="FILE", help="Is replaced when the copy is complete.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+) -> None:
+    """A whole copy of one moment, also beside a running server."""
+    # the ledger's file
+    from proxy.commands.bookkeeping import back_up as run
+
+    run(Place(config, data_dir, env_file), output)
+
+
+@ledger.command("export")
+def export_ledger(
+    attempts: Annotated[bool, typer.Option("--attempts", help="A line for each attempt instead of each request.")] = False,
+    since: Annotated[str | None, typer.Option(help="An age such as 7d, or a date; else from the first row on.")] = None,
+    until: Annotated[str | None, typer.Option(help="The same, for the end.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="csv or jsonl; else as the file's name ends.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Into this file, instead of standard output.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+) -> None:
+    """The rows, oldest first, as CSV or JSON lines."""
+    # the ledger's rows
+    from proxy.commands.bookkeeping import export as run
+    from proxy.commands.bookkeeping import form_of
+
+    what = "attempts" if attempts else "requests"
+    run(Place(config, data_dir, env_file), what, form_of(form, output), since=since, until=until, output=output)
+
+
 @app.command()
 def budgets(
     config: ConfigOption = None, data_dir: DataDirOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False
@@ -261,6 +353,97 @@ def reset_quotas(
     from proxy.commands.allowances import reset as run
 
     run(Place(config, data_dir, env_file, as_json), provider, key)
+
+
+keys = typer.Typer(
+    help="Keys that are made and ended while the proxy runs; docs/keys.md.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(keys, name="keys")
+KeyArgument = Annotated[str, typer.Argument(metavar="ID|NAME", help="Which one, by its id or its name.")]
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Who will use it: the `client` of the ledger's rows.")],
+    department: Annotated[str | None, typer.Option(help="Whom its use is counted for.")] = None,
+    agent: Annotated[str | None, typer.Option(help="The agent that its use is counted for.")] = None,
+    chain: Annotated[
+        list[str] | None, typer.Option(help="A chain that it may use, and no direct targets. May be repeated.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model name that it may ask for; `*` stands for anything. May be repeated.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="Until when: 90d from now, or a date.")] = None,
+    usd: Annotated[str | None, typer.Option(help="What it may spend, in USD.")] = None,
+    per: Annotated[str, typer.Option(help="The period of --usd: day, month or once.")] = "month",
+    soft: Annotated[bool, typer.Option("--soft", help="More than --usd is told, and not refused.")] = False,
+    rpm: Annotated[int | None, typer.Option(min=1, help="Requests in any minute.")] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, help="Tokens in any minute.")] = None,
+    in_flight: Annotated[int | None, typer.Option(min=1, help="Requests at one time.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key. It is printed, once, to standard output."""
+    # the ledger and rich
+    from proxy.commands.keys import create as run
+
+    asked = {
+        "name": name,
+        "department": department,
+        "agent": agent,
+        "chains": chain or None,
+        "models": model or None,
+        "expires": expires,
+        "budget": None if usd is None else {"usd": usd, "per": per, "hard": not soft},
+        "limits": {"rpm": rpm, "tpm": tpm, "in_flight": in_flight},
+    }
+    run(Place(config, data_dir, env_file, as_json), asked)
+
+
+@keys.command("list")
+def list_keys(
+    config: ConfigOption = None, data_dir: DataDirOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False
+) -> None:
+    """Every key that was made, ended ones too."""
+    # the ledger and rich
+    from proxy.commands.keys import listed as run
+
+    run(Place(config, data_dir, env_file, as_json))
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: KeyArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a key now. It opens nothing any more within a second, wherever the proxy runs."""
+    # the ledger and rich
+    from proxy.commands.keys import revoke as run
+
+    run(Place(config, data_dir, env_file, as_json), key)
+
+
+@keys.command("rotate")
+def rotate_key(
+    key: KeyArgument,
+    grace: Annotated[str, typer.Option(help="How long the old secret still opens; 0s ends it now.")] = "1h",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a key another secret, which is printed, once, to standard output. Name, budget and limits stay."""
+    # the ledger and rich
+    from proxy.commands.keys import rotate as run
+
+    run(Place(config, data_dir, env_file, as_json), key, grace)
 
 
 @app.command()
@@ -340,6 +523,37 @@ def selftest(
     from proxy.commands.selftest import selftest as run
 
     if not run(Place(config, data_dir, env_file, as_json), traffic=traffic):
+        raise typer.Exit(1)
+
+
+@app.command()
+def torture(
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A gateway that runs, such as http://127.0.0.1:4000; else this one, started for it."),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="What the gateway wants from its callers, as a bearer token.")] = None,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the upstream that lies listens.")] = "127.0.0.1:9199",
+    print_: Annotated[
+        str | None,
+        typer.Option("--print", metavar="FORM", help="Only write the gateway's configuration: tollbridge, litellm or words."),
+    ] = None,
+    no_failover: Annotated[bool, typer.Option("--no-failover", help="Leave out what another target could make good.")] = False,
+    only: Annotated[
+        str, typer.Option(metavar="NAMES", help="Only these scenarios, separated by commas; callers: their mistakes.")
+    ] = "",
+    patience: Annotated[float, typer.Option(min=1, max=600, help="Seconds within which everything must come to an end.")] = 30.0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds that the gateway may take to be there and configured.")] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a gateway in front of an upstream that lies and score what its callers are told. Exit 1 if a case is lost, 3 without a score."""
+    # the upstream, the scenarios and rich
+    from proxy.commands import torture as run
+
+    place, plan = Place(as_json=as_json, failure=run.NO_SCORE), run.Plan(not no_failover, _names(only), patience, wait)
+    if print_ is not None:
+        typer.echo(run.written(place, print_, listen, plan), nl=False)
+    elif not run.torture(place, against=against, key=key, listen=listen, plan=plan):
         raise typer.Exit(1)
 
 

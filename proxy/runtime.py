@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from proxy.accounting.journal import Journal, JournalError
+from proxy.accounting.group_commit import open_journal
+from proxy.accounting.journal import JournalError
 from proxy.accounting.pricing import PriceBook
 from proxy.accounting.quotas import reset_quota
 from proxy.accounting.spending import Spending
 from proxy.accounting.tokens import TokenCounter
 from proxy.accounting.usage import usage_from_openai
 from proxy.config.faults import ConfigError
+from proxy.config.key_rules import warnings_of
+from proxy.config.key_store import KeysBroken, KeyStore
 from proxy.config.reload import ConfigWatcher
 from proxy.config.settings import Settings
+from proxy.core.clock import WallWatch
 from proxy.core.deadlines import TICK_S, Deadlines
 from proxy.core.errors import LedgerUnavailable
 from proxy.core.redact import Redactor
+from proxy.core.shared import ALONE
 from proxy.core.ulid import UlidFactory
 from proxy.dialects.anthropic.dialect import AnthropicMessages
 from proxy.dialects.base import OutboundDialect
@@ -43,6 +45,7 @@ from proxy.monitoring import gauges
 from proxy.monitoring.alerts import MAX_OPEN, AlertDesk
 from proxy.monitoring.checker import HealthBoard
 from proxy.monitoring.delivery import Delivery
+from proxy.monitoring.fleet import Fleet
 from proxy.monitoring.live import LiveTraffic, Seen
 from proxy.monitoring.picture import Picture
 from proxy.monitoring.watch import Views, Watch
@@ -51,26 +54,33 @@ from proxy.routing.plan import ChainTrickle, lay_out
 from proxy.routing.retry_budget import RetryBudgets
 from proxy.server.fiber import new_waiter
 from proxy.server.gateway import Gateway, Note, Readiness
+from proxy.server.key_desk import KeyDesk
 from proxy.server.lightest import lightest_call
 from proxy.storage.queries import Queries
 from proxy.storage.retention import Retention, write_retention
+from proxy.storage.sqlite import remark as sqlite_remark
+from proxy.telemetry.ledger_counts import LedgerCounts
 from proxy.telemetry.logs import Logs, capture
-from proxy.telemetry.metrics import DeploymentState, Metrics, Sources
+from proxy.telemetry.metrics import DeploymentState, Load, Metrics, Sources
 from proxy.telemetry.readings import Readings
+from proxy.telemetry.tables import Tables
 from proxy.upstream.auth import Authorizer
 from proxy.upstream.client import HttpxTransport
 from proxy.upstream.demo import DemoTransport
 from proxy.upstream.pool import NativeTransport
+from proxy.workers.drainer import DrainerProcess
+from proxy.workers.pulse import Pulse
+from proxy.workers.seat import Seat
+from proxy.workers.shared import Table
 
 CATCH_UP_S = 30.0  # for the ledger to know what budgets have been spent, where there are any
-DRAINER_RESTART_S = 1.0
 SEED_AGAIN_S = 5.0
+SEED_KEYS_S = 2.0
+SEED_PASSES = 2
+LISTEN_EVERY_S = 0.2
+LOSS_IS_KNOWN_S = 75.0  # after a worker's death: a minute, and then some, for the drainer to close its rows
 SWEEP_EVERY_S = 10.0
-STOP_S = 10.0
 GC_THRESHOLDS = (20_000, 20, 20)
-
-
-_ROOT = str(Path(__file__).resolve().parent.parent)  # where a child process finds this package
 
 
 class SystemClock:
@@ -81,27 +91,46 @@ class SystemClock:
 class Runtime:
     """Made once a process; `start` and `stop` belong to the event loop that serves."""
 
-    def __init__(self, settings: Settings, *, reload: Callable[[], Settings], watch: bool = True) -> None:
-        """`reload` loads the configuration anew and raises ConfigError. Raises JournalError when the ledger cannot be written."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        reload: Callable[[], Settings],
+        watch: bool = True,
+        seat: Seat | None = None,
+        pulse: Pulse | None = None,
+    ) -> None:
+        """`reload` loads the configuration anew and raises ConfigError. One of several workers has a seat, and the page of memory that its
+        supervisor shares with all. Raises JournalError when the ledger cannot be written."""
+        self._seat = seat
+        self._pulse = pulse
+        self._leads = seat is None or seat.leads
         self._reload = reload
         self._watch = watch
         self._config_problem: str | None = None
-        self._stopping = False
-        self._ticks = 0
+        self._seed_in = 0  # times that budgets of new keys are still to be raised to the ledger's sum
+        self._seeding_keys = False
+        self.ticks: int | None = 0  # how often the loop's timer came round; None once it is being stopped
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._drainer: asyncio.subprocess.Process | None = None
+        self._drainer: DrainerProcess | None = None
         self._caught_up = asyncio.Event()
         self._lag_s = 0.0
+        if settings.keys_problem is not None:
+            raise KeysBroken(settings.keys_problem)
         self.settings = settings
         clock = self.clock = SystemClock()
+        self._wall_watch = WallWatch(clock)
         new_id = UlidFactory(clock.wall)
         redactor = Redactor(settings.secrets())
         self.logs = Logs(level=settings.server.log_level, redact=redactor)
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._data_dir = settings.data_dir
-        self.journal = Journal(settings.data_dir / "journal", boot_id=new_id(), clock=clock)
+        self.journal = open_journal(settings.data_dir / "journal", boot_id=new_id(), clock=clock, fsync=settings.ledger.fsync)
+        self.journal.serves = settings.ledger.on_full == "serve"
         self.ledger = Queries(settings.data_dir)
+        store = KeyStore(settings.data_dir)
+        self.keys = KeyDesk(store, lambda: self.settings, self._apply_keys, wall=clock.wall, log=self.logs)
         self.native = NativeTransport(clock, new_waiter=new_waiter)
         self.delivery = Delivery(log=self.logs)
         self.desk = AlertDesk(
@@ -112,10 +141,17 @@ class Runtime:
                 deployments=self._deployment_states,
                 ledger_lag_s=lambda: self._lag_s,
                 ledger_errors=lambda: self.journal.errors,
+                ledger_dropped=lambda: self.journal.dropped,
+                ledger_sync_errors=lambda: self.journal.sync_errors,
                 config_hash=lambda: self.settings.hash,
+                load=self._load,
                 draining=lambda: self.gateway.draining,
+                tasks=lambda: len(asyncio.all_tasks()),
                 redactions=lambda: self.gateway.services.redact.hits,
                 log_lines_dropped=lambda: self.logs.dropped,
+                restarts=self._restarts,
+                processes=None if pulse is None else pulse.processes,
+                together=None if seat is None else self._together,
                 readings=Readings(
                     providers=lambda: gauges.of_cards(self.board.cards()),
                     budgets=lambda: gauges.of_budgets(self.spending.budgets.states(clock.wall())),
@@ -126,6 +162,7 @@ class Runtime:
                 ),
             )
         )
+        self._ledger_counts = LedgerCounts(self.metrics.count)
         chats: dict[str, OutboundDialect] = {
             "openai": OpenAIChat(usage_from_openai),
             "azure": AzureChat(usage_from_openai),
@@ -136,7 +173,11 @@ class Runtime:
             "ollama": OllamaChat(),
             "bedrock": BedrockConverse(),
         }
-        spending = self.spending = Spending(clock)
+        self.shared = Table(pulse.table, seat) if pulse is not None and seat is not None else None
+        self._shared_refused = 0
+        self._replaced = 0  # workers, as far as their losses are seen to
+        shared = self.shared or ALONE
+        spending = self.spending = Spending(clock, shared)
         spending.configure(settings)
         services = Services(
             clock=clock,
@@ -147,7 +188,7 @@ class Runtime:
             meter=self.metrics,
             log=self.logs,
             redact=redactor,
-            deployments=Deployments(random.random, allowances=spending.allowances),
+            deployments=Deployments(random.random, allowances=spending.allowances, shared=shared),
             trickle=ChainTrickle(),
             retry_budgets=RetryBudgets(),
             prices=PriceBook(settings.data_dir / "cache"),
@@ -174,11 +215,24 @@ class Runtime:
         )
         spending.throttle.learned = lambda now: services.deployments.told_limits(now, clock.wall())
         self.gateway = Gateway(services, settings, new_id, self)
+        self.fleet: Fleet | None = None
+        if seat is not None and pulse is not None:
+            self.fleet = Fleet(
+                pulse,
+                self.metrics,
+                services.deployments,
+                index=seat.index,
+                workers=seat.of,
+                monotonic=clock.monotonic,
+                log=self.logs,
+                ledger_problem=self.journal.problem,
+            )
+        seen = self.fleet or self.metrics
         self.board = HealthBoard(
             lambda: self.settings,
             clock,
-            deployments=services.deployments,
-            live=LiveTraffic(self.metrics, clock.monotonic()),
+            deployments=self.fleet or services.deployments,
+            live=LiveTraffic(seen, clock.monotonic()),
             limits=lambda: services.throttle.states(clock.monotonic()),
             uptime=self.ledger.uptime,
             records=self.journal,
@@ -194,9 +248,10 @@ class Runtime:
                 budgets=lambda: self.spending.budgets.states(clock.wall()),
                 quotas=lambda: self.spending.quotas.states(clock.wall()),
                 rates=lambda: self.spending.throttle.states(clock.monotonic()),
-                answered=self.metrics.answered_by_chain,
-                unpriced=self.metrics.unpriced_by_model,
+                answered=seen.answered_by_chain,
+                unpriced=seen.unpriced_by_model,
                 ledger_lag_s=self._read_lag,
+                ledger_problem=self.journal.problem if self.fleet is None else self.fleet.ledger_problem,
                 config_problem=lambda: self._config_problem,
             ),
             self.desk,
@@ -209,30 +264,47 @@ class Runtime:
 
     async def start(self) -> None:
         capture(self.logs, "uvicorn.error", "asyncio")
+        if (said := sqlite_remark()) is not None:
+            self.logs.debug("sqlite_release", remark=said)
         services = self.gateway.services
         services.warming = asyncio.create_task(self._warm())
-        self._tasks.append(asyncio.create_task(self._keep_draining()))
+        if self._leads:
+            self._tell_retention()
+            self._tasks.append(asyncio.create_task(self._begin_counting()))  # before the drainer counts anything
+        if self._seat is None:
+            self._drainer = DrainerProcess(self._data_dir, on_caught_up=self._caught_up.set, log=self.logs)
+            self._tasks.append(asyncio.create_task(self._drainer.run()))
         if self._watch and self.settings.path is not None:
             self.watcher = ConfigWatcher(self._reload, self.settings, on_change=self._apply, on_error=self._refuse)
             self._tasks.append(asyncio.create_task(self.watcher.run()))
-        self._tasks.append(asyncio.create_task(self.board.run()))
+        self._tasks.append(asyncio.create_task(self.keys.run()))
+        if self._leads:
+            self._tasks.append(asyncio.create_task(self.board.run()))
         self.delivery.configure(self.settings.alerts.to)
         self._lay_out(self.settings)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        if self.fleet is not None:
+            self.fleet.publish(self.clock.monotonic())  # so that nobody takes what the last one in this seat said for what is now
         # what is there now stays: the collector need not look at it again, and what a request makes is mostly freed by counting
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
+        if not self._leads:
+            await self._wait_for_seeds()
+            return
         if self.spending.is_counted:
             await self._seed_spending()
+        if self._pulse is not None:
+            self._pulse.has_seeded()
         # now that it is known what was spent: a budget that seems untouched would end its alert, only to raise it again
         self._tasks.append(asyncio.create_task(self._keep_watch()))
 
     async def stop(self) -> None:
-        self._stopping = True
+        self.ticks = None
         if self._timer is not None:
             self._timer.cancel()
+        self.gateway.loop_watch.stop()
         services = self.gateway.services
         for task in [*self._tasks, *([services.warming] if services.warming is not None else [])]:
             task.cancel()
@@ -245,7 +317,8 @@ class Runtime:
         await self.board.aclose()
         await self.delivery.aclose()
         self.journal.close()
-        await self._stop_drainer()
+        if self._drainer is not None:
+            await self._drainer.stop()
         for transport in services.transports.values():
             await transport.aclose()
         await self.ledger.aclose()
@@ -259,15 +332,46 @@ class Runtime:
 
     def _tick(self) -> None:
         now = self.clock.monotonic()
-        self.gateway.services.deadlines.tick(now)
+        self.gateway.tick(now)
+        self.gateway.services.deadlines.turn(now)
         self.logs.flush()
-        self._ticks += 1
-        if self._ticks % round(1 / TICK_S) == 0:
+        self.ticks = ticks = (self.ticks or 0) + 1
+        if self._pulse is not None:
+            self._keep_pulse(self._pulse, now)
+        if self.shared is not None and ticks % round(LISTEN_EVERY_S / TICK_S) == 0:
+            self._listen(self.shared, now)
+        if ticks % round(1 / TICK_S) == 0:
             self.journal.tick()
             self.native.tick()
-        if self._ticks % round(SWEEP_EVERY_S / TICK_S) == 0 and (lost := self.spending.sweep()):
+            if (step_s := self._wall_watch.look()) is not None:
+                self.metrics.count("clock_step")
+                self.logs.warning("clock_step", seconds=round(step_s, 3))
+        if ticks % round(SWEEP_EVERY_S / TICK_S) == 0 and (lost := self.spending.sweep()):
             self.logs.warning("holds_swept", count=lost)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _keep_pulse(self, pulse: Pulse, now: float) -> None:
+        """What a worker does at each tick: it says that it lives and what it has counted."""
+        if self._seat is not None and self.fleet is not None:
+            pulse.beat(self._seat.index, now)
+            self.fleet.tick(now)
+        if pulse.caught_up:
+            self._caught_up.set()
+
+    def _listen(self, shared: Table, now: float) -> None:
+        """What the other workers have learned and used."""
+        self.gateway.services.deployments.listen(now)
+        self.spending.listen()
+        if shared.refused != self._shared_refused:
+            self.metrics.count("shared_table_full")
+            if not self._shared_refused:
+                self.logs.error(
+                    "shared_table_full", rows=shared.rows, next="what has no place in it each worker counts for itself"
+                )
+            self._shared_refused = shared.refused
+        if self._leads and self._pulse is not None and self._pulse.worker_restarts != self._replaced:
+            self._replaced = self._pulse.worker_restarts
+            self._tasks.append(asyncio.create_task(self._seed_after_loss()))
 
     async def _warm(self) -> None:
         prices = self.gateway.services.prices
@@ -294,6 +398,13 @@ class Runtime:
             return
         await self._seed()
 
+    async def _wait_for_seeds(self) -> None:
+        """The lead raises what is counted to the ledger's sums, for all workers."""
+        until = self.clock.monotonic() + CATCH_UP_S
+        pulse = self._pulse
+        while self.spending.is_counted and pulse is not None and not pulse.seeded and self.clock.monotonic() < until:  # noqa: ASYNC110 - another process says so
+            await asyncio.sleep(TICK_S / 2)
+
     async def _seed_late(self) -> None:
         await self._caught_up.wait()
         await self._seed()
@@ -306,9 +417,17 @@ class Runtime:
 
     async def _seed_again(self) -> None:
         """After a reload: at once, and once more when the ledger has what ended in the moment before."""
+        if not self._leads:
+            return
         await self._seed()
         await asyncio.sleep(SEED_AGAIN_S)
         await self._seed()
+
+    async def _seed_after_loss(self) -> None:
+        """A worker died: what its requests have cost is known to nobody but the ledger, once that has closed their rows."""
+        await asyncio.sleep(LOSS_IS_KNOWN_S)
+        if self.spending.is_counted:
+            await self._seed()
 
     # -- alerts
 
@@ -334,12 +453,24 @@ class Runtime:
 
     async def _read_lag(self) -> float | None:
         try:
-            self._lag_s = (await self.ledger.ledger_lag(self.clock.wall())).seconds
+            return await self._look_at_ledger()
         except LedgerUnavailable:
             return None
-        return self._lag_s
 
-    # -- the drainer's process
+    async def _begin_counting(self) -> None:
+        try:
+            await self._look_at_ledger()
+        except LedgerUnavailable:
+            self._ledger_counts.look({})
+
+    async def _look_at_ledger(self) -> float:
+        """Its lag in seconds. Raises LedgerUnavailable."""
+        lag = await self.ledger.ledger_lag(self.clock.wall())
+        self._ledger_counts.look(lag.counters)
+        self._lag_s = lag.seconds
+        return lag.seconds
+
+    # -- the drainer
 
     def _tell_retention(self) -> None:
         """The drainer reads it each minute."""
@@ -349,47 +480,13 @@ class Runtime:
         except OSError as error:
             self.logs.error("retention_not_told", reason=error.strerror, next="the ledger keeps what it was last told")
 
-    async def _keep_draining(self) -> None:
-        self._tell_retention()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))}
-        while not self._stopping:
-            self._drainer = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "proxy.storage.drainer",
-                str(self.settings.data_dir),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=environment,
-            )
-            assert self._drainer.stdout is not None
-            if await self._drainer.stdout.readline():
-                self._caught_up.set()
-            code = await self._drainer.wait()
-            if not self._stopping:
-                self.logs.error("drainer_stopped", code=code, next="started again")
-                await asyncio.sleep(DRAINER_RESTART_S)
-
-    async def _stop_drainer(self) -> None:
-        """Its standard input ends, it takes in what is left and goes; what it does not manage stays in the journal."""
-        drainer = self._drainer
-        if drainer is None or drainer.returncode is not None:
-            return
-        assert drainer.stdin is not None
-        drainer.stdin.close()
-        try:
-            async with asyncio.timeout(STOP_S):
-                await drainer.wait()
-        except TimeoutError:
-            drainer.kill()
-            await drainer.wait()
-
     # -- configuration
 
     def _apply(self, settings: Settings) -> None:
         before = self.settings
-        self.settings = self.gateway.settings = settings
+        settings = self.keys.adopt(settings)
+        self.settings = settings
+        self.gateway.configure(settings)
         self._config_problem = None
         services = self.gateway.services
         hits = services.redact.hits
@@ -400,7 +497,9 @@ class Runtime:
         self.delivery.configure(settings.alerts.to)
         self.logs.set_level(settings.server.log_level)
         self.spending.configure(settings)
-        self._tell_retention()
+        if self._leads:
+            self._tell_retention()
+        self.journal.serves = settings.ledger.on_full == "serve"
         services.deployments.layouts.clear()  # they are of chains that are gone; the deployments' state stays
         self._lay_out(settings)
         self.metrics.config_reloaded(True)
@@ -409,6 +508,31 @@ class Runtime:
             self.logs.warning("config_needs_restart", key=what)
         self._tasks.append(asyncio.create_task(self._seed_again()))
         self._tasks = [task for task in self._tasks if not task.done()]
+
+    def _apply_keys(self, settings: Settings) -> None:
+        """The same settings but for their clients: a runtime key came, changed or ended."""
+        known = self.settings.clients
+        self.settings = self.gateway.settings = settings
+        self.spending.configure(settings)
+        for warning in warnings_of(settings):
+            self.logs.warning("key_opens_nothing", reason=warning)
+        if any(client.budget is not None and name not in known for name, client in settings.clients.items()):
+            self._seed_in = SEED_PASSES
+        if self._seed_in and not self._seeding_keys:
+            self._tasks.append(asyncio.create_task(self._seed_keys()))
+            self._tasks = [task for task in self._tasks if not task.done()]
+
+    async def _seed_keys(self) -> None:
+        """A name may have had a budget before. Once for all keys that come within a moment of each other, and once more when the
+        ledger has what ended in the moment before."""
+        self._seeding_keys = True
+        try:
+            while self._seed_in:
+                self._seed_in -= 1
+                await self._seed()
+                await asyncio.sleep(SEED_KEYS_S)
+        finally:
+            self._seeding_keys = False
 
     def _lay_out(self, settings: Settings) -> None:
         for chain in settings.chains.values():
@@ -423,18 +547,41 @@ class Runtime:
     # -- Surroundings
 
     async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
-        self._lag_s = (await self.ledger.ledger_lag(self.clock.wall())).seconds
+        await self._look_at_ledger()
+        if self.fleet is not None:
+            await self.fleet.gather(asyncio.sleep)
         return self.metrics.render(openmetrics)
+
+    def _load(self) -> Load:
+        governor, door = self.gateway.governor, self.gateway.door
+        return Load(door.connections, door.cap, governor.room, governor.late_s)
+
+    def _restarts(self) -> dict[str, int]:
+        if self._pulse is not None:
+            return {"worker": self._pulse.worker_restarts, "drainer": self._pulse.drainer_restarts}
+        return {"worker": 0, "drainer": self._drainer.restarts if self._drainer is not None else 0}
+
+    def _together(self, own: Tables) -> Tables:
+        return own if self.fleet is None else self.fleet.together(own)
 
     def readiness(self) -> Readiness:
         reasons = ["draining"] if self.gateway.draining else []
-        if not self.journal.healthy:
+        if not (self.journal.healthy or self.journal.serves):
             reasons.append("the ledger's disk is full or cannot be written")
         notes = []
+        if self.journal.dropped or (self.journal.serves and not self.journal.healthy):
+            lost = f"{self.journal.dropped} records are lost since the start"
+            notes.append(Note("requests are or were answered without a record in the ledger", lost))
         if self._config_problem is not None:
             notes.append(Note("the configuration file is broken; the last good one is in force", self._config_problem))
+        if self.keys.problem is not None:
+            notes.append(Note("the file of the runtime keys cannot be read; what was last read is in force", self.keys.problem))
         if self.gateway.services.prices.problem is not None:
             notes.append(Note("there is no price data", self.gateway.services.prices.problem))
+        if self.gateway.governor.shedding:
+            notes.append(Note("there is more to do than can be done: some requests are refused"))
+        if self.gateway.door.shut:
+            notes.append(Note("no connections are taken in: the file descriptors are used up"))
         return Readiness(reasons, notes)
 
     async def check_health(self, providers: Sequence[str]) -> None:
@@ -474,6 +621,7 @@ def _needs_restart(before: Settings, after: Settings) -> list[str]:
     """Keys that are read once, at the start."""
     pairs = {
         "data_dir": (before.data_dir, after.data_dir),
+        "ledger.fsync": (before.ledger.fsync, after.ledger.fsync),
         "server.host": (before.server.host, after.server.host),
         "server.port": (before.server.port, after.server.port),
     }

@@ -1,4 +1,4 @@
-"""The map of the code: who may import whom, what must stay pure, and how much may be depended on.
+"""The map of the code: who may import whom, and what must stay pure. What is depended on is in `test_supply_chain.py`.
 
 The directions are the design. Change MAY_IMPORT only in a commit of its own, with the reason.
 """
@@ -8,7 +8,6 @@ import re
 import site
 import sys
 import tokenize
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "commands": EVERYTHING,  # the command line's larger half
     "app": EVERYTHING,
     "runtime": EVERYTHING,  # what app composes: one object for one running proxy
-    "workers": frozenset(("app", "runtime", "server", "storage", "telemetry", "config", "core")),  # several processes as one proxy
+    # several processes as one proxy
+    "workers": frozenset(("app", "runtime", "server", "storage", "telemetry", "config", "core")),
     "torture": frozenset(("core",)),  # an upstream that lies: it must know nothing of the proxy that it is let loose on
     "terminal": frozenset(("core",)),
     "server": frozenset(("engine", "monitoring", "accounting", "config", "dialects", "core")),
@@ -78,8 +78,6 @@ MAY_IMPORT_LAZILY = frozenset(
     )
 )
 
-MAX_DIRECT_DEPENDENCIES = 15
-MAX_RESOLVED_DEPENDENCIES = 40
 MAX_MODULE_LINES = 800
 
 
@@ -247,21 +245,6 @@ def test_unfinished_work_is_not_left_in_the_code() -> None:
 
 def locked(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
-
-
-def test_few_things_are_depended_on() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert len(project["dependencies"]) <= MAX_DIRECT_DEPENDENCIES
-    assert len(locked(ROOT / "requirements.lock")) <= MAX_RESOLVED_DEPENDENCIES
-
-
-@pytest.mark.parametrize("lock", ["requirements.lock", "tests/requirements.lock"])
-def test_every_locked_dependency_has_hashes_and_no_address(lock: str) -> None:
-    text = (ROOT / lock).read_text(encoding="utf-8")
-    entries = re.split(r"\n(?=[A-Za-z0-9])", text)[1:]
-    assert entries
-    assert [entry.split("\n")[0] for entry in entries if "--hash=sha256:" not in entry] == []
-    assert not re.search(r"https?://|--index-url|--find-links|--trusted-host", text)
 
 
 def test_tests_run_on_the_same_versions_that_are_served() -> None:

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    *("serve", "check", "schema", "status", "health", "usage", "budgets", "quotas", "alerts", "advice", "report", "requests"),
-    *("models", "selftest", "version"),
+    *("serve", "check", "schema", "status", "health", "usage", "ledger", "budgets", "quotas", "alerts", "advice", "report"),
+    *("requests", "models", "selftest", "version"),
 )
 FILE = """\
 server: {port: 1}

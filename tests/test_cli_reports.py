@@ -674,7 +674,9 @@ def test_a_selftest_needs_a_client_that_may_call_the_demo(run: Run, file: Path) 
 
 
 def test_a_selftest_says_why_its_proxy_did_not_start(run: Run, file: Path) -> None:
-    (file.parent / "data").write_text("not a folder", encoding="utf-8")
+    journal = file.parent / "data" / "journal"
+    journal.parent.mkdir()
+    journal.write_text("not a folder", encoding="utf-8")
     file.write_text("server: {port: 1}\nchains: {demo: [demo/chat]}\n", encoding="utf-8")
     done = run("selftest")
     assert done.code == 1

@@ -29,7 +29,7 @@ from proxy.core.version import VERSION
 from proxy.dialects import native_embeddings, openai_embeddings, openai_request
 from proxy.engine import attempt
 from proxy.routing.verdict import MAX_MESSAGE_CHARS, RULES
-from proxy.server import gateway, guard, protocol
+from proxy.server import door, guard, overload, protocol
 from proxy.server.banner import banner
 from proxy.server.endpoints import FALLBACK
 from proxy.storage import drainer
@@ -55,7 +55,7 @@ SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("
 LISTED = {path: path.read_text(encoding="utf-8") for path in PAGES}
 README = LISTED[ROOT / "README.md"]
 
-MADE_AT_RUN_TIME = {"drainer.lock"}
+MADE_AT_RUN_TIME = {"drainer.lock", "keys.lock", "supervisor.lock"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 
@@ -290,7 +290,7 @@ def test_the_service_starts_a_command_that_there_is() -> None:
 
 def test_every_route_is_documented_and_no_other() -> None:
     text = doc("http.md").partition("\n## ")[0]
-    shown = {(method, path) for method, path in re.findall(r"`(GET|POST) (/[^`?]*)`", text)}
+    shown = {(method, path) for method, path in re.findall(r"`(GET|POST|DELETE) (/[^`?]*)`", text)}
     declared = {(line.method, line.path.replace(":path}", "}")) for line in ROUTES if line is not FALLBACK}
     # those under /v1 have a twin without it
     assert shown == {(method, path) for method, path in declared if (method, f"/v1{path}") not in declared}
@@ -349,6 +349,8 @@ def size(n: int) -> str:
 
 
 def test_the_limits_are_those_of_the_code() -> None:
+    keeps_up = "[cannot keep up](http.md#under-more-than-it-can-do)"
+    assert door.SHARE == 0.8
     rate = f"from {protocol.BODY_GRACE_S:.0f} s on no slower than {size(protocol.BODY_BYTES_PER_S)}/s on average"
     expected = {
         "request body (`server.max_body`)": size(ServerSettings().max_body_bytes),
@@ -359,7 +361,9 @@ def test_the_limits_are_those_of_the_code() -> None:
         "time for the body": f"{protocol.BODY_S:.0f} s, and {rate}",
         "idle connection": f"{protocol.KEEP_ALIVE_S:.0f} s",
         "requests sent ahead on one connection": str(protocol.MAX_PIPELINED),
-        "requests running at a time": str(gateway.MAX_IN_FLIGHT),
+        "requests running at a time (`server.max_in_flight`)": f"{overload.MAX_IN_FLIGHT}, fewer while the proxy {keeps_up}",
+        "connections": f"four fifths of the file descriptors, and {door.RESERVE} are kept back",
+        "connections, and requests at a time, of one address (`server.per_ip`)": "no limit unless it is set",
         "nesting of a body": f"{openai_request.MAX_DEPTH} levels",
         "messages": str(openai_request.MAX_MESSAGES),
         "tools": str(openai_request.MAX_TOOLS),
@@ -376,7 +380,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "stream before its first content": size(attempt.MAX_HELD_BYTES),
         "metric series": str(MAX_SERIES),
     }
-    table = rows(doc("security.md").partition("## Limits")[2])
+    table = rows(doc("security.md").partition("## Limits")[2].partition("\n## ")[0])
     assert {what: value for what, value, _ in table} == expected
 
 
@@ -414,7 +418,7 @@ def test_the_folders_and_their_imports_are_those_of_the_map() -> None:
 def test_every_dependency_has_its_reason_and_licence() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = sorted(re.split(r"[<>=; ]", requirement)[0] for requirement in project["dependencies"])
-    table = rows(doc("architecture.md").partition("## What is depended on")[2])
+    table = rows(doc("architecture.md").partition("## What is depended on")[2].partition("with what they bring along")[0])
     assert [package.strip("`") for package, licence, why in table if licence and why] == needed
 
 

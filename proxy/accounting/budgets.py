@@ -12,6 +12,9 @@ is held by the single attempt, with what that may cost there, and one that is sp
 
 Periods are UTC: a day from midnight, a month from its first, `once` for ever. What is reserved in a period is settled in it. The
 sums are a cache of the ledger: `seed` raises an account to what the ledger has.
+
+Workers add up: each asks what all have spent and hold, and publishes its own. Two may ask at one moment, before either has published,
+so the sum ends at most one request's bound for each worker above the limit.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from proxy.core.errors import BudgetExceeded
 from proxy.core.limits import Budget
 from proxy.core.money import nusd_to_usd
 from proxy.core.ports import Clock
+from proxy.core.shared import ALONE, Shared
 from proxy.core.target import Provider, Target
 
 DEFAULT_OUTPUT_TOKENS: Final = 4_096  # held for an answer whose length the request does not limit, or the model's limit if less
@@ -54,11 +58,12 @@ class BudgetAccount:
 
     brief = False  # what is spent does not come back in a moment
 
-    def __init__(self, key: Key, budget: Budget, clock: Clock) -> None:
+    def __init__(self, key: Key, budget: Budget, clock: Clock, shared: Shared = ALONE) -> None:
         self.key = key
         self.budget = budget
         self._clock = clock
-        self._account = Account(budget.per, clock.wall())
+        scope, name = key
+        self._account = Account(budget.per, clock.wall(), cell=shared.period("budget", scope, name or "", budget.per))
 
     def now(self) -> Tally:
         return self._account.at(self._clock.wall())
@@ -77,17 +82,19 @@ class BudgetAccount:
         if not self.budget.hard:
             return None
         limit, tally = self.budget.limit_nusd, self.now()
-        if tally.used + tally.held >= limit:
-            return self._exceeded(tally, limit)
+        used, held = tally.taken()
+        if used + held >= limit:
+            return self._exceeded(tally, used, held)
         if priced:
             return None
         scope, name = self.key
         return BudgetExceeded(f"{'everything' if name is None else f'{scope} {name}'} {NO_PRICE}")
 
-    def _exceeded(self, tally: Tally, limit: int) -> BudgetExceeded:
-        spent = f"${nusd_to_usd(tally.used)} of ${nusd_to_usd(limit)} spent"
-        if tally.used < limit:
-            message = f"{self.whose} is taken up by requests in flight: {spent}, ${nusd_to_usd(tally.held)} held"
+    def _exceeded(self, tally: Tally, used: int, held: int) -> BudgetExceeded:
+        limit = self.budget.limit_nusd
+        spent = f"${nusd_to_usd(used)} of ${nusd_to_usd(limit)} spent"
+        if used < limit:
+            message = f"{self.whose} is taken up by requests in flight: {spent}, ${nusd_to_usd(held)} held"
             return BudgetExceeded(message, retry_after_s=BUSY_RETRY_S)
         if tally.end is None:
             return BudgetExceeded(f"{self.whose} is used up: {spent}, and it does not reset")
@@ -99,9 +106,8 @@ class BudgetAccount:
 
     def state(self, wall: float) -> BudgetState:
         tally, budget, (scope, name) = self._account.at(wall), self.budget, self.key
-        return BudgetState(
-            scope, name, budget.limit_nusd, tally.used, tally.held, budget.per, budget.hard, tally.start, tally.end
-        )
+        used, held = tally.taken()
+        return BudgetState(scope, name, budget.limit_nusd, used, held, budget.per, budget.hard, tally.start, tally.end)
 
     def seed(self, spent_nusd: int, start: float) -> bool:
         return self._account.seed(spent_nusd, start=start, wall=self._clock.wall())
@@ -113,6 +119,9 @@ class BudgetAccount:
     def outstanding(self) -> int:
         return self._account.outstanding
 
+    def close(self) -> None:
+        self._account.close()
+
     # -- Allowance
 
     def refuses(self, now: float, ask: Ask | None = None) -> str | None:
@@ -120,12 +129,13 @@ class BudgetAccount:
         if refusal is None:
             return None
         tally, limit = self.now(), self.budget.limit_nusd
-        if tally.used + tally.held < limit:
+        used, held = tally.taken()
+        if used + held < limit:
             return "no known price, which its hard budget needs"
-        if tally.used < limit:
+        if used < limit:
             return "budget taken up by requests in flight"
         resets = f", resets {rfc3339(tally.end)}" if tally.end is not None else ""
-        return f"budget spent: ${nusd_to_usd(tally.used)} of ${nusd_to_usd(limit)}{THIS[self.budget.per]}{resets}"
+        return f"budget spent: ${nusd_to_usd(used)} of ${nusd_to_usd(limit)}{THIS[self.budget.per]}{resets}"
 
     def free_in_s(self, now: float, ask: Ask | None = None) -> float:
         refusal = self.refusal(priced=ask is None or ask.cost_nusd is not None)
@@ -174,8 +184,9 @@ class Reserved:
 class Budgets:
     """Every budget's account. `active`: there are such as a request may fall under, those of providers apart."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, shared: Shared = ALONE) -> None:
         self._clock = clock
+        self._shared = shared
         self._accounts: dict[Key, BudgetAccount] = {}
         self.active = False
 
@@ -186,9 +197,13 @@ class Budgets:
         for scope, name, budget in stated:
             account = before.get((scope, name))
             if account is None or not account.fits(budget):
-                account = BudgetAccount((scope, name), budget, self._clock)
+                account = BudgetAccount((scope, name), budget, self._clock, self._shared)
+            else:
+                del before[scope, name]
             account.budget = budget
             self._accounts[scope, name] = account
+        for account in before.values():
+            account.close()
         self.active = any(scope != "provider" for scope, _ in self._accounts)
 
     def of(self, client: str | None, department: str | None, agent: str | None) -> list[BudgetAccount]:

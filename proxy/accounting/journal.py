@@ -14,7 +14,8 @@ tear: the frame goes whole into the next segment. A reader stops at the first fr
                                                                   └─ stuck: ends wait in the ring, begins are refused;
                                                                      each tick tries the next segment, then empties the ring
 
-A segment is born as `….new`, locked, then renamed: no reader ever meets one unlocked. `docs/ledger.md` has the guarantees.
+A segment is born as `….new`, locked, then renamed: no reader ever meets one unlocked. `docs/ledger.md` has the guarantees; the levels
+that survive the machine as well are in `group_commit.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ MAX_PAYLOAD_BYTES = 1 << 20
 RESERVE_BYTES = 8 << 20
 MIN_FREE_BYTES = 64 << 20
 RING_RECORDS = 10_000
+TELL_S = 300.0  # how long a fault that is over is a problem still
 SEGMENT_SUFFIX = ".seg"
+_WORTH_A_TRY_BYTES = 1 << 20
+_KEPT = "ER"
+_REFUSABLE = "BQ"  # what they announce does not happen when they cannot be written: nothing is lost
 
 
 class JournalError(Exception):
@@ -58,10 +63,19 @@ class OsCalls(Protocol):
     def unlink(self, path: str, /) -> None: ...
     def statvfs(self, path: str, /) -> os.statvfs_result: ...
     def posix_fallocate(self, fd: int, offset: int, length: int, /) -> None: ...
+    def fdatasync(self, fd: int, /) -> None: ...
+    def fsync(self, fd: int, /) -> None: ...
 
 
 class Journal:
-    """The writing end, for one process and thread. Level `process`: what was appended survives the process, not the machine."""
+    """The writing end, for one process and thread. Level `process`: what was appended survives the process, not the machine.
+
+    `healthy`: begins are welcome. `serves`: set by the owner where requests are to be answered without a record rather than refused.
+    Counts since the start: `errors` (calls that failed), `dropped` (records that are lost), and `sync_errors` and `rescued`, for which see
+    `group_commit.py`.
+    """
+
+    strict = False  # whether the last bytes of an answer wait for `synced`
 
     def __init__(
         self,
@@ -76,8 +90,13 @@ class Journal:
     ) -> None:
         """Raises JournalError when not even the first segment can be made."""
         self.healthy = True
+        self.serves = False
         self.errors = 0
         self.dropped = 0
+        self.sync_errors = 0
+        self._told_dropped = self._told_sync_errors = 0
+        self._told_until_s = 0.0
+        self.rescued = 0
         self._directory = directory
         self._stem = f"{boot_id}.{os.getpid()}"
         self._monotonic = clock.monotonic
@@ -157,6 +176,30 @@ class Journal:
         self._stuck = self._closed = True
         self.healthy = False
 
+    def problem(self) -> str | None:
+        """A sentence for the operator on what is wrong, or was within the last minutes. None: nothing."""
+        if not self.healthy:
+            follows = "requests are answered without a record" if self.serves else "new requests are refused"
+            lost = f" ({self.dropped} records are lost since the start)" if self.dropped else ""
+            return f"The ledger's disk is full or cannot be written: {follows}{lost}."
+        if self.dropped != self._told_dropped or self.sync_errors != self._told_sync_errors:
+            self._told_dropped, self._told_sync_errors = self.dropped, self.sync_errors
+            self._told_until_s = self._monotonic() + TELL_S
+        if self._monotonic() >= self._told_until_s:
+            return None
+        return (
+            f"The ledger's disk failed and takes records again: {self.dropped} records are lost since the start, "
+            f"{self.sync_errors} syncs failed and {self.rescued} records were written again elsewhere."
+        )
+
+    async def synced(self) -> bool:
+        """Whether all that was appended is on the disk, after a wait where this level has one. What `process` promises holds at once."""
+        return True
+
+    def drop(self) -> None:
+        """Counts a record that was not written because the request is served all the same."""
+        self.dropped += 1
+
     @property
     def waiting(self) -> int:
         """Ended attempts that are in memory only."""
@@ -174,16 +217,21 @@ class Journal:
         self._keep_in_ring(record, frame)
 
     def _keep_in_ring(self, record: Fields, frame: bytes) -> None:
-        """An end happened and must not be forgotten; a begin can still be refused; of progress there will be more."""
+        """An end happened and must not be forgotten; a begin can still be refused, or waits where its end has room behind it; of progress
+        there will be more."""
         if record[0] == "P":
             return
-        if record[0] in ("E", "R") and len(self._ring) < RING_RECORDS and not self._closed:
+        room = RING_RECORDS if record[0] in _KEPT else RING_RECORDS // 2 if record[0] == "B" and self.serves else 0
+        if len(self._ring) < room and not self._closed:
             self._ring.append(frame)
             return
-        self.dropped += 1
+        if record[0] not in _REFUSABLE:
+            self.dropped += 1
         raise JournalError("the journal cannot be written")
 
     def _try_to_leave_stuck(self) -> None:
+        if self._free_bytes() < _WORTH_A_TRY_BYTES:
+            return  # each try makes a segment
         try:
             self._next_segment()
             while self._ring:
@@ -233,7 +281,11 @@ class Journal:
         self._size = 0
         self._opened_s = self._monotonic()
         if old >= 0:
-            self._close_quietly(old)
+            self._let_go(old)
+
+    def _let_go(self, fd: int) -> None:
+        """Of a segment that has a successor."""
+        self._close_quietly(fd)
 
     def _close_quietly(self, fd: int) -> None:
         try:
@@ -266,6 +318,8 @@ class Journal:
     def _give_up_reserve(self) -> bool:
         try:
             self._os.unlink(str(self._reserve))
+        except FileNotFoundError:
+            return True  # another process gave it up, perhaps just now
         except OSError:
             return False
         return True

@@ -5,7 +5,7 @@ when its next period begins (`periods.py`). It is held and settled like a budget
 held is below the limit, and holds the most tokens it can take. So none is sent past the limit, and at most one crosses it.
 
 Counted are the attempts that were sent, whatever came of them, and the tokens that the ledger has for them, prompt and answer. The
-ledger can always make the same sums, which is what `seed` raises an account to after a start.
+ledger can always make the same sums, which is what `seed` raises an account to after a start. Workers add up, as they do for budgets.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from proxy.core.errors import NotFound
 from proxy.core.limits import Quota
 from proxy.core.ports import Clock
 from proxy.core.redact import one_line
+from proxy.core.shared import ALONE, Shared
 from proxy.core.target import Credential, Provider
 
 BUSY_S: Final = 1.0
@@ -38,15 +39,16 @@ class QuotaAccount:
 
     brief = False  # what is used up does not come back in a moment
 
-    def __init__(self, provider: str, key: str | None, quota: Quota, clock: Clock) -> None:
+    def __init__(self, provider: str, key: str | None, quota: Quota, clock: Clock, shared: Shared = ALONE) -> None:
         self.provider = provider
         self.key = key
         self.quota = quota
         self.limit = quota.limit
-        self.begun_ms = 0  # when the operator last let it begin anew
         self._clock = clock
         self._requests = quota.unit == "requests"
-        self._account = Account(quota.per, clock.wall(), time_zone=quota.time_zone, hour=quota.hour)
+        name = "quota", provider, key or "", quota.unit, quota.per, quota.time_zone, str(quota.hour)
+        self._account = Account(quota.per, clock.wall(), time_zone=quota.time_zone, hour=quota.hour, cell=shared.period(*name))
+        self.begun_ms = self._account.begun_ms  # when the operator last let it begin anew
 
     def now(self) -> Tally:
         return self._account.at(self._clock.wall())
@@ -67,8 +69,9 @@ class QuotaAccount:
 
     def state(self, wall: float) -> QuotaState:
         tally, quota = self._account.at(wall), self.quota
+        used, held = tally.taken()
         return QuotaState(
-            self.provider, self.key, quota.unit, self.limit, tally.used, tally.held,
+            self.provider, self.key, quota.unit, self.limit, used, held,
             quota.per, quota.time_zone, quota.hour, tally.start, tally.end,
         )  # fmt: skip
 
@@ -79,23 +82,34 @@ class QuotaAccount:
     def outstanding(self) -> int:
         return self._account.outstanding
 
+    def follow(self) -> None:
+        """Begin anew where another worker was told to."""
+        begun = self._account.follow(self._clock.wall())
+        if begun is not None:
+            self.begun_ms = max(self.begun_ms, round(begun * 1000))
+
+    def close(self) -> None:
+        self._account.close()
+
     # -- Allowance
 
     def refuses(self, now: float, ask: Ask | None = None) -> str | None:
         tally = self._account.at(self._clock.wall())
-        if tally.used + tally.held < self.limit:
+        used, held = tally.taken()
+        if used + held < self.limit:
             return None
-        if tally.used < self.limit:
+        if used < self.limit:
             return "quota taken up by requests in flight"
         resets = f"resets {rfc3339(tally.end)}" if tally.end is not None else "does not reset"
-        return f"quota spent: {tally.used:,} of {self.limit:,} {self.quota.unit}{THIS[self.quota.per]}, {resets}"
+        return f"quota spent: {used:,} of {self.limit:,} {self.quota.unit}{THIS[self.quota.per]}, {resets}"
 
     def free_in_s(self, now: float, ask: Ask | None = None) -> float:
         wall = self._clock.wall()
         tally = self._account.at(wall)
-        if tally.used + tally.held < self.limit:
+        used, held = tally.taken()
+        if used + held < self.limit:
             return 0.0
-        if tally.used < self.limit:
+        if used < self.limit:
             return BUSY_S
         return inf if tally.end is None else tally.end - wall
 
@@ -122,8 +136,9 @@ class _Held:
 class Quotas:
     """Every quota's account. Wall times are seconds since 1970."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, shared: Shared = ALONE) -> None:
         self._clock = clock
+        self._shared = shared
         self._accounts: dict[Key, QuotaAccount] = {}
 
     def configure(self, providers: Iterable[Provider]) -> None:
@@ -136,10 +151,12 @@ class Quotas:
                 if name in self._accounts:  # the same twice: the smaller one decides
                     self._accounts[name].limit = min(self._accounts[name].limit, quota.limit)
                     continue
-                account = before.get(name) or QuotaAccount(provider.name, key, quota, self._clock)
+                account = before.pop(name, None) or QuotaAccount(provider.name, key, quota, self._clock, self._shared)
                 account.quota = quota
                 account.limit = quota.limit
                 self._accounts[name] = account
+        for account in before.values():
+            account.close()
 
     def of(self, provider: Provider, credential: Credential) -> tuple[QuotaAccount, ...]:
         """What the attempts with one key are held against."""
@@ -155,6 +172,11 @@ class Quotas:
     def accounts(self) -> list[QuotaAccount]:
         """What the ledger's sums are wanted for."""
         return list(self._accounts.values())
+
+    def follow(self) -> None:
+        """Begin anew where another worker was told to."""
+        for account in self._accounts.values():
+            account.follow()
 
     def begin_anew(self, resets: Mapping[tuple[str, str | None], int]) -> None:
         """What the ledger has of the operator's resets, milliseconds since 1970 by (provider, credential)."""

@@ -3,6 +3,8 @@
 What they have counted is a cache of the ledger: before the first request, and again after a reload, each is raised to the ledger's
 sum, so that a restart forgets nothing and a new budget knows what was spent before it was written. The minute of a rate limit is not
 worth that: it begins empty.
+
+Workers of one proxy count together (`core/shared.py`); it is one of them, the lead, that asks the ledger.
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ from proxy.accounting.throttle import Throttle
 from proxy.config.settings import Settings
 from proxy.core.allowance import Allowance
 from proxy.core.ports import Clock
+from proxy.core.shared import ALONE, Shared
 from proxy.core.target import Credential, Target
 
 
 class Spending:
     """`budgets`, `quotas` and `throttle` are there for good; `configure` changes what is in them."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, shared: Shared = ALONE) -> None:
         self._clock = clock
-        self.budgets = Budgets(clock)
-        self.quotas = Quotas(clock)
-        self.throttle = Throttle()
+        self.budgets = Budgets(clock, shared)
+        self.quotas = Quotas(clock, shared)
+        self.throttle = Throttle(shared)
 
     def configure(self, settings: Settings) -> None:
         """At the start and after a reload: whatever stays keeps what was counted."""
@@ -58,6 +61,11 @@ class Spending:
             start = account.now().start
             requests, tokens = await ledger.used(account.provider, account.key, round(start * 1000))
             account.seed(requests if account.quota.unit == "requests" else tokens, start)
+
+    def listen(self) -> None:
+        """Take over what other workers have done, and tell them what is free again. Several times a second, where there are others."""
+        self.quotas.follow()
+        self.throttle.refresh(self._clock.monotonic())
 
     def sweep(self) -> int:
         """Let go of what is held by requests that must long have ended. Returns how many, which is 0 unless something has gone wrong."""

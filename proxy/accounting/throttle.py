@@ -10,6 +10,9 @@ provider's to refuse.
     client    limits.rpm, tpm, in_flight   refused with 429 and told in `x-ratelimit-*` headers, as OpenAI's API does:
                                            https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers
 
+Workers add up: each publishes what it has used of the minute, twice as often as a slot passes. Two may ask at one moment, so at most one
+request for each worker is let go too many; one that takes another's seat takes what that used along, until the last of it is a minute old.
+
 What providers say of their own limits is learned from the headers of their last answers (`routing/learned.py`) and only shown here: an
 answer that leaves nothing cools its deployment down until the reset. Times are monotonic.
 """
@@ -27,12 +30,14 @@ from proxy.core.allowance import Ask
 from proxy.core.errors import RateLimitExceeded
 from proxy.core.limits import NO_LIMITS, RateLimits, Unit
 from proxy.core.ports import HeaderList
+from proxy.core.shared import ALONE, LONE_CELL, LONE_WINDOW, Cell, Shared, WindowCell
 from proxy.core.target import Credential, Target
 
 WINDOW_S: Final = 60.0
 SLOT_S: Final = 0.25
 MAX_WINDOWS: Final = 10_000
 MAX_SAMPLES: Final = 16
+_STEPS: Final = 8
 BUSY_RETRY_S: Final = 1.0
 
 Key = tuple[str, str, str | None]  # provider, credential, model or None for all of them
@@ -73,30 +78,69 @@ class _Slot:
 
 
 class Window:
-    """A limit of one unit in any minute. At most 241 slots."""
+    """A limit of one unit in any minute. At most 241 slots of this worker's; what the others have used is asked of them."""
 
-    __slots__ = ("_slots", "_used", "limit", "unit")
+    __slots__ = ("_cell", "_slots", "_used", "limit", "unit")
 
     def __init__(self, unit: Unit, limit: int) -> None:
         self.unit = unit
         self.limit = limit
         self._slots: deque[_Slot] = deque()
         self._used = 0
+        self._cell: WindowCell = LONE_WINDOW
+
+    def share(self, cell: WindowCell, now: float) -> None:
+        """Count with the other workers, and go on from what this one's predecessor used."""
+        left = cell.left(now)
+        if left is not None:
+            slot = _Slot(left.last)
+            slot.amount = left.used
+            self._slots = deque(sorted([*self._slots, slot], key=lambda slot: slot.counts_until))
+            self._used += left.used
+        self._cell = cell
+        self._publish()
+
+    @property
+    def shared(self) -> bool:
+        return self._cell is not LONE_WINDOW
+
+    def close(self) -> None:
+        self._cell.close()
+        self._cell = LONE_WINDOW
 
     def used(self, now: float) -> int:
+        return self._own(now) + self._cell.others(now)
+
+    def refresh(self, now: float) -> None:
+        """Tell the others what is free again."""
+        if self._slots:
+            self._own(now)
+
+    def _own(self, now: float) -> int:
         slots = self._slots
-        while slots and slots[0].counts_until <= now:
-            slot = slots.popleft()
-            slot.gone = True
-            self._used -= slot.amount
+        if slots and slots[0].counts_until <= now:
+            while slots and slots[0].counts_until <= now:
+                slot = slots.popleft()
+                slot.gone = True
+                self._used -= slot.amount
+            self._publish()
         return self._used
+
+    def _publish(self) -> None:
+        if self._cell is LONE_WINDOW:
+            return
+        slots = self._slots
+        if slots:
+            self._cell.publish(self._used, slots[0].counts_until, slots[-1].counts_until)
+        else:
+            self._cell.publish(0, 0.0, 0.0)
 
     def fits(self, now: float, amount: int) -> bool:
         used = self.used(now)
         return used + amount <= self.limit or (not used and amount > self.limit)
 
     def take(self, now: float, amount: int) -> _Slot:
-        self.used(now)
+        self._own(now)
         counts_until = (now // SLOT_S + 1) * SLOT_S + WINDOW_S
         slots = self._slots
         if not slots or slots[-1].counts_until < counts_until:
@@ -104,6 +148,7 @@ class Window:
         slot = slots[-1]
         slot.amount += amount
         self._used += amount
+        self._publish()
         return slot
 
     def correct(self, slot: _Slot, by: int) -> None:
@@ -111,41 +156,71 @@ class Window:
         if not slot.gone:
             slot.amount += by
             self._used += by
+            self._publish()
 
     def free_in_s(self, now: float, amount: int) -> float:
-        """Seconds until `amount` fits: 0 for now."""
-        left = self.used(now)
+        """Seconds until `amount` fits: 0 for now. Of the others only the ends are known: between these, theirs is held to end evenly."""
+        self._own(now)
+        ends = [(slot.counts_until, slot.amount) for slot in self._slots]
+        shares = self._cell.shares(now)
+        for used, first, last in shares:
+            step, more = (last - first) / _STEPS, used - 1
+            ends.append((first, 1))
+            ends += [(first + step * n, more * n // _STEPS - more * (n - 1) // _STEPS) for n in range(1, _STEPS + 1)]
+        if shares:
+            ends.sort()
+        left = sum([used for _, used in ends])
         wanted = max(0, self.limit - amount)
-        for slot in self._slots:
+        for end, used in ends:
             if left <= wanted:
                 break
-            left -= slot.amount
+            left -= used
             if left <= wanted:
-                return slot.counts_until - now
+                return end - now
         return 0.0
 
     def whole_in_s(self, now: float) -> float:
         """Seconds until nothing of it is used."""
-        return self._slots[-1].counts_until - now if self.used(now) else 0.0
+        own = self._slots[-1].counts_until - now if self._own(now) else 0.0
+        return max([own, *[share.last - now for share in self._cell.shares(now)]])
 
 
 class RateAccount:
     """The limits of one key, or of one key at one model. An Allowance."""
 
-    __slots__ = ("_requests", "_tokens", "key", "limits")
+    __slots__ = ("_requests", "_shared", "_tokens", "key", "limits")
 
     brief = True
 
-    def __init__(self, key: Key, limits: RateLimits) -> None:
+    def __init__(self, key: Key, limits: RateLimits, shared: Shared = ALONE, now: float = 0.0) -> None:
         self.key = key
+        self._shared = shared
         self._requests = Window("requests", 0)
         self._tokens = Window("tokens", 0)
-        self.configure(limits)
+        self.configure(limits, now)
 
-    def configure(self, limits: RateLimits) -> None:
+    def configure(self, limits: RateLimits, now: float = 0.0) -> None:
+        """`now` matters where several workers count."""
         self.limits = limits
         self._requests.limit = limits.rpm or 0
         self._tokens.limit = limits.tpm or 0
+        if self._shared is ALONE:
+            return
+        provider, credential, model = self.key
+        for window in (self._requests, self._tokens):
+            if window.limit and not window.shared:
+                whose = "client" if not provider else "key" if model is None else "model"
+                window.share(self._shared.window(whose, window.unit, provider, credential, model or ""), now)
+            elif not window.limit:
+                window.close()
+
+    def refresh(self, now: float) -> None:
+        self._requests.refresh(now)
+        self._tokens.refresh(now)
+
+    def close(self) -> None:
+        self._requests.close()
+        self._tokens.close()
 
     def windows(self) -> list[Window]:
         """Those that limit anything."""
@@ -199,20 +274,37 @@ class RateHeld:
 class ClientAccount:
     """What one client may ask in a minute, and at one time."""
 
-    __slots__ = ("_rate", "in_flight", "name")
+    __slots__ = ("_cell", "_rate", "_shared", "in_flight", "name")
 
-    def __init__(self, name: str, limits: RateLimits) -> None:
+    def __init__(self, name: str, limits: RateLimits, shared: Shared = ALONE, now: float = 0.0) -> None:
         self.name = name
         self.in_flight = 0
-        self._rate = RateAccount(("", name, None), limits)
+        self._shared = shared
+        self._cell: Cell = LONE_CELL
+        self._rate = RateAccount(("", name, None), limits, shared, now)
+        self.configure(limits, now)
 
-    def configure(self, limits: RateLimits) -> None:
-        self._rate.configure(limits)
+    def configure(self, limits: RateLimits, now: float = 0.0) -> None:
+        self._rate.configure(limits, now)
+        if limits.in_flight is None:
+            self._cell.close()
+            self._cell = LONE_CELL
+        elif self._cell is LONE_CELL:
+            self._cell = self._shared.cell("client", self.name)
+            self._cell.publish(self.in_flight)
+
+    def refresh(self, now: float) -> None:
+        self._rate.refresh(now)
+
+    def close(self) -> None:
+        self._rate.close()
+        self._cell.close()
+        self._cell = LONE_CELL
 
     def enter(self, now: float, tokens: int) -> Seat:
         """For a request of so many tokens, as it seems. Raises RateLimitExceeded. The seat must be left."""
         limits = self._rate.limits
-        if limits.in_flight is not None and self.in_flight >= limits.in_flight:
+        if limits.in_flight is not None and self.in_flight + self._cell.others() >= limits.in_flight:
             message = f"Client {self.name} may have {limits.in_flight} requests running at a time (`limits.in_flight`)."
             raise RateLimitExceeded(message, retry_after_s=BUSY_RETRY_S)
         for window, amount in self._rate.amounts(tokens):
@@ -220,8 +312,13 @@ class ClientAccount:
                 key = "rpm" if window.unit == "requests" else "tpm"
                 message = f"Client {self.name} may ask {window.limit:,} {window.unit} in a minute (`limits.{key}`)."
                 raise RateLimitExceeded(message, retry_after_s=window.free_in_s(now, amount))
-        self.in_flight += 1
+        self.count(1)
         return Seat(self, self._rate.hold(now, tokens))
+
+    def count(self, more: int) -> None:
+        """So many more are running, or fewer."""
+        self.in_flight += more
+        self._cell.publish(self.in_flight)
 
     def headers(self, now: float) -> HeaderList:
         """How it stands, as OpenAI's API says it. `reset` is when the limit is whole again."""
@@ -248,7 +345,7 @@ class Seat:
     def leave(self, tokens: int) -> None:
         """It is over and took so many tokens."""
         if self._account is not None:
-            self._account.in_flight -= 1
+            self._account.count(-1)
             self._account = None
             self._held.settle(1, tokens, None)
 
@@ -256,7 +353,8 @@ class Seat:
 class Throttle:
     """Every window. `clients`: those that have limits. `learned` tells what providers said of theirs; the composition root sets it."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared = ALONE) -> None:
+        self._shared = shared
         self.clients: dict[str, ClientAccount] = {}
         self.learned: Callable[[float], Iterable[Learned]] = lambda now: ()
         self._accounts: dict[Key, RateAccount] = {}
@@ -268,9 +366,13 @@ class Throttle:
         before, self.clients = self.clients, {}
         for client in settings.clients.values():
             if client.limits != NO_LIMITS:
-                account = before.get(client.name) or ClientAccount(client.name, client.limits)
-                account.configure(client.limits)
+                account = before.pop(client.name, None) or ClientAccount(client.name, client.limits, self._shared, now)
+                account.configure(client.limits, now)
                 self.clients[client.name] = account
+        for client_gone in before.values():
+            client_gone.close()
+        for gone in self._before.values():
+            gone.close()
         self._before, self._accounts = self._accounts, {}
         for target in [target for chain in settings.chains.values() for target in chain.targets]:
             for credential in target.provider.credentials:
@@ -296,18 +398,29 @@ class Throttle:
             if len(self._accounts) >= MAX_WINDOWS:
                 self._drop_idle(now)
             kept = self._before.pop(key, None)
-            account = self._accounts[key] = RateAccount(key, limits) if kept is None else kept
-        account.configure(limits)
+            account = self._accounts[key] = RateAccount(key, limits, self._shared, now) if kept is None else kept
+        account.configure(limits, now)
         return account
 
     def _drop_idle(self, now: float) -> None:
         """Models that were not asked for a minute; those of a key as a whole are few and shared, and stay."""
+        kept: dict[Key, RateAccount] = {}
+        for key, account in self._accounts.items():
+            if key[2] is None or any(window.used(now) for window in account.windows()):
+                kept[key] = account
+            else:
+                account.close()
+        for account in self._before.values():
+            account.close()
         self._before.clear()
-        self._accounts = {
-            key: account
-            for key, account in self._accounts.items()
-            if key[2] is None or any(window.used(now) for window in account.windows())
-        }
+        self._accounts = kept
+
+    def refresh(self, now: float) -> None:
+        """Tell the other workers what is free again."""
+        for account in self._accounts.values():
+            account.refresh(now)
+        for client in self.clients.values():
+            client.refresh(now)
 
     def states(self, now: float) -> list[RateState]:
         """Those of the file first. Call it every few seconds: present rates of learned limits come of two looks."""

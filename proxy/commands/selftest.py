@@ -337,14 +337,15 @@ def _first(faults: Iterator[str]) -> str | None:
 
 def _client_of(place: Place, settings: Settings) -> tuple[ClientSettings, str] | None:
     """A client that may call anything, and its key; None where no key is asked for."""
-    if not settings.clients or settings.auth_none:
+    if not settings.needs_key or settings.auth_none:
         return None
     keys = {hashlib.sha256(secret.encode()).digest(): secret for secret in settings.secrets()}
-    found = [(client, keys[digest]) for digest, client in settings.clients_by_digest.items() if client.chains is None]
+    known = [(client, keys.get(digest)) for digest, client in settings.clients_by_digest.items() if not client.is_limited]
+    found = [(client, key) for client, key in known if key is not None]
     if found:
         return found[0]
     return place.fail(
-        "each client of the configuration may use its own chains only: add one without `chains:` for the demo's models"
+        "no client of the configuration may use everything: add one without `chains:` and `models:` for the demo's models"
     )
 
 

@@ -114,13 +114,16 @@ def calls_itself(base_url: str, host: str, port: int) -> bool:
 
 
 def exposure_fault(settings: Settings) -> str | None:
-    """Why the proxy must not start with these settings: reachable by others, with nothing that keeps them out. None: it may."""
+    """Why the proxy must not start with these settings: it cannot tell who may come in, or is reachable by others with nothing that
+    keeps them out. None: it may."""
+    if settings.keys_problem is not None:
+        return settings.keys_problem
     if settings.auth_none or is_loopback(settings.server.host):
         return None
     lacking = [
         words
         for words, there in (
-            ("clients: with their keys", bool(settings.clients)),
+            ("clients: with their keys", settings.needs_key),
             ("auth.admin_token", settings.admin_token is not None),
         )
         if not there

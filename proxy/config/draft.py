@@ -19,7 +19,7 @@ SecretKind = Literal["token", "credential", "client"]
 def secret_kind(path: Path) -> SecretKind | None:
     """Which kind of secret stands at a path: a variable that is not set means something else for each."""
     match path:
-        case ("auth", "admin_token" | "metrics_token"):
+        case ("auth", "admin_token" | "metrics_token" | "key_pepper"):
             return "token"
         case ("providers", _, "api_key") | ("providers", _, "api_keys", _):
             return "credential"

@@ -7,7 +7,8 @@ What a step cannot use is cut out and the rest goes on, so that one wrong key do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 from typing import Any, TypedDict, cast
 
@@ -20,6 +21,9 @@ from proxy.config.environment import BadVariable, Environment, parse_env
 from proxy.config.faults import ConfigError as ConfigError
 from proxy.config.faults import ConfigFault as ConfigFault
 from proxy.config.faults import Path
+from proxy.config.key_rules import with_keys
+from proxy.config.key_store import KeysBroken, KeyStore
+from proxy.config.keyring import NO_KEYS
 from proxy.config.messages import Details, describe, file_path
 from proxy.config.resolve import resolve
 from proxy.config.schema import File
@@ -53,8 +57,10 @@ def load(
     env_file: FilePath | None = None,
     overrides: Overrides | None = None,
     catalogue: Mapping[str, Stanza] | None = None,
+    wall: Callable[[], float] = time.time,
 ) -> Settings:
-    """Raises ConfigError with all faults. Without a path there is only the demo provider."""
+    """Raises ConfigError with all faults. Without a path there is only the demo provider. Runtime keys that cannot be read are no fault of
+    the file: `Settings.keys_problem` says so, and nobody is let in for want of them."""
     name = str(path) if path else "providers.yaml"
     base = path.parent if path else FilePath()
     values, env_path, env_faults = _environment(base, env_file, environ)
@@ -82,7 +88,11 @@ def load(
     settings = resolve(draft, effective, path, env_path)
     if source.faults:
         raise ConfigError(source.faults)
-    return settings
+    now_ms = round(wall() * 1000)
+    try:
+        return with_keys(settings, KeyStore(settings.data_dir).read(), now_ms=now_ms)
+    except KeysBroken as error:
+        return with_keys(settings, NO_KEYS, now_ms=now_ms, problem=str(error))
 
 
 def _read(path: FilePath) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.schema import Section, section_at
 
-NEVER_SHOWN = frozenset(("admin_token", "api_key", "api_keys", "headers", "key", "keys", "metrics_token", "proxy"))
+NEVER_SHOWN = frozenset(("admin_token", "api_key", "api_keys", "headers", "key", "key_pepper", "keys", "metrics_token", "proxy"))
 NOUNS = {
     "int": "a whole number",
     "float": "a number",

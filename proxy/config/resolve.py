@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,13 +20,14 @@ from proxy.config.settings import (
     MAX_MODEL_NAME,
     ChainTemplate,
     ClientSettings,
+    PerAddress,
     ServerSettings,
     Settings,
     fingerprint,
     usable,
 )
 from proxy.config.targets import TargetFactory, lay_over, rate_limits
-from proxy.config.telling import alerts_of, retention_of
+from proxy.config.telling import alerts_of, ledger_of, retention_of
 from proxy.core.limits import Budget
 from proxy.core.target import DEFAULT_FAILOVER_ON, Chain, Provider, Secret, Target
 
@@ -68,7 +70,7 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
         else:
             exact[name] = _chain(name, chain, targets)
     templates.sort(key=lambda named: -literal_length(named[0]))
-    admin, metrics = _tokens(draft, secrets)
+    admin, metrics, pepper = _tokens(draft, secrets)
     clients, by_digest = _clients(draft, admin, secrets)
     _warn_of_idle_chains(exact, draft)
     data_dir = FilePath(effective["data_dir"]) if effective.get("data_dir") else draft.base / (file.data_dir or "data")
@@ -78,12 +80,12 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
         name: section.model_dump(exclude={"api_key", "api_keys", "proxy", "headers"}) for name, section in file.providers.items()
     }
     budgets = (budget_of(file.budget), _budgets(file.departments), _budgets(file.agents))
-    retention, alerts = retention_of(file.retention), alerts_of(file.alerts, draft, secrets)
+    retention, ledger, alerts = retention_of(file.retention), ledger_of(file.ledger), alerts_of(file.alerts, draft, secrets)
     return Settings(
         hash=fingerprint(
             (
                 (server, auth_none, admin, metrics, providers, exact, wildcards, models, file.defaults.model_dump(), clients),
-                (budgets, retention, alerts),
+                (budgets, retention, ledger, alerts, pepper),
             )
         ),
         path=path,
@@ -97,10 +99,13 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
         wildcards=tuple(templates),
         clients=clients,
         clients_by_digest=by_digest,
+        key_pepper=pepper,
+        needs_key=bool(clients),
         budget=budgets[0],
         departments=budgets[1],
         agents=budgets[2],
         retention=retention,
+        ledger=ledger,
         health=health_settings(file.health),
         alerts=alerts,
         warnings=tuple(map(str, sorted(draft.warned, key=lambda warning: (warning.line, warning.col)))),
@@ -218,12 +223,14 @@ def _check_circuits(draft: Draft) -> None:
             )
 
 
-def _tokens(draft: Draft, secrets: list[Secret]) -> tuple[Secret | None, Secret | None]:
+def _tokens(draft: Draft, secrets: list[Secret]) -> tuple[Secret | None, Secret | None, Secret | None]:
+    """The admin's, the scraper's, and the pepper of the runtime keys."""
     auth = draft.file.auth
     if not isinstance(auth, AuthSection):
-        return None, None
+        return None, None, None
     tokens: list[Secret | None] = []
-    for name, text in (("admin_token", auth.admin_token), ("metrics_token", auth.metrics_token)):
+    written = (("admin_token", auth.admin_token), ("metrics_token", auth.metrics_token), ("key_pepper", auth.key_pepper))
+    for name, text in written:
         path: Path = ("auth", name)
         token = None
         if text is not None and path not in draft.unset:
@@ -235,7 +242,7 @@ def _tokens(draft: Draft, secrets: list[Secret]) -> tuple[Secret | None, Secret 
         tokens.append(token)
     if tokens[0] is not None and tokens[0] == tokens[1]:
         draft.fault(("auth", "metrics_token"), "the same as admin_token (write another: this one must open /metrics only)")
-    return tokens[0], tokens[1]
+    return tokens[0], tokens[1], tokens[2]
 
 
 def _token(text: str, path: Path, draft: Draft) -> Secret | None:
@@ -281,6 +288,8 @@ def _clients(
             chains=None if section.chains is None else frozenset(section.chains),
             budget=budget_of(section.budget),
             limits=rate_limits(section.limits),
+            models=None if section.models is None else tuple(section.models),
+            expires_s=section.expires,
         )
         clients[name] = client
         by_digest |= dict.fromkeys(digests, client)
@@ -345,7 +354,34 @@ def _server(draft: Draft, effective: Mapping[str, Any]) -> ServerSettings:
         log_level=log_level,
         drain_delay_s=default.drain_delay_s if section.drain.delay is None else section.drain.delay,
         drain_timeout_s=default.drain_timeout_s if section.drain.timeout is None else section.drain.timeout,
+        max_in_flight=section.max_in_flight or default.max_in_flight,
+        max_wait_s=default.max_wait_s if section.max_wait is None else section.max_wait,
+        per_ip=PerAddress(section.per_ip.connections, section.per_ip.in_flight),
+        trusted_proxies=tuple(_networks(section.trusted_proxies, draft)),
+        allowed_hosts=frozenset(_hosts(section.allowed_hosts, draft)),
     )
+
+
+def _networks(networks: list[str], draft: Draft) -> list[str]:
+    for index, network in enumerate(networks):
+        try:
+            ip_network(network, strict=False)
+        except ValueError:
+            draft.fault(
+                ("server", "trusted_proxies", index),
+                f"'{one_line(network)}' is no address and no network (write 10.0.0.7 or 10.0.0.0/8)",
+            )
+    return networks
+
+
+def _hosts(hosts: list[str], draft: Draft) -> list[str]:
+    for index, host in enumerate(hosts):
+        if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-fA-F:]+", host):
+            draft.fault(
+                ("server", "allowed_hosts", index),
+                f"'{one_line(host)}' is not a host name (write it without scheme and port: llm.example.com)",
+            )
+    return [host.lower() for host in hosts]
 
 
 def _origins(origins: list[str], draft: Draft) -> list[str]:

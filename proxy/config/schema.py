@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import typing
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NoReturn
 from zoneinfo import ZoneInfo
@@ -24,12 +25,14 @@ Later = Literal["ignored"]
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 MAX_DURATION_S = 366 * 86400.0
+MAX_ZONE_CHARS = 64  # looking for a zone takes a step for each slash in its name
 MAX_SIZE_BYTES = 1 << 40
 AGE_UNITS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0}
 MAX_AGE_S = 100 * AGE_UNITS["y"]
 
 DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d)")
 AGE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(h|d|w|y)")
+MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]{5,15}(Z|[+-][0-9]{2}:[0-9]{2})?)?")
 SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(B|KB|MB|GB|KiB|MiB|GiB)")
 
 
@@ -73,10 +76,21 @@ def parse_age(value: object) -> float:
     return seconds
 
 
+def parse_moment(value: object) -> float:
+    """A date (its first moment in UTC) or RFC 3339: seconds since 1970. Raises PydanticCustomError."""
+    try:
+        if not isinstance(value, str) or not MOMENT.fullmatch(value.strip()):
+            raise ValueError
+        found = datetime.fromisoformat(value.strip())
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("unit", "a date is needed (write 2027-01-31 or 2027-01-31T12:00:00Z)") from None
+
+
 def parse_zone(value: object) -> str:
     """An IANA name. Raises PydanticCustomError."""
     try:
-        return ZoneInfo(value).key if isinstance(value, str) and value else _no_zone()
+        return ZoneInfo(value).key if isinstance(value, str) and 0 < len(value) <= MAX_ZONE_CHARS else _no_zone()
     except (ValueError, OSError, LookupError):
         return _no_zone()
 
@@ -105,6 +119,7 @@ Delay = Annotated[float, BeforeValidator(parse_duration), _text_schema(r"^([0-9.
 Timeout = Annotated[float, BeforeValidator(parse_timeout), _text_schema(r"^([0-9.]+ ?(ms|s|m|h|d)|.*\$\{.*)$", "3s")]
 Size = Annotated[int, BeforeValidator(parse_size), _text_schema(r"^([0-9.]+ ?([KMG]i?)?B|.*\$\{.*)$", "32MiB")]
 Age = Annotated[float, BeforeValidator(parse_age), _text_schema(r"^([0-9.]+ ?(h|d|w|y)|.*\$\{.*)$", "90d")]
+Moment = Annotated[float, BeforeValidator(parse_moment), _text_schema(r"^([0-9]{4}-[0-9]{2}-[0-9]{2}.*|.*\$\{.*)$", "2027-01-31")]
 Zone = Annotated[str, BeforeValidator(parse_zone)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False), BeforeValidator(_no_bool)]
@@ -191,6 +206,13 @@ class DrainSection(Section):
     timeout: Delay | None = optional("How long running requests may take to end by themselves. Default 30s.", "30s")
 
 
+class PerAddressSection(Section):
+    """What one address may have open. An IPv6 address counts as its /64."""
+
+    connections: Count | None = optional("Connections at one time. Default: no limit.", 200)
+    in_flight: Count | None = optional("Requests at one time. Default: no limit.", 100)
+
+
 class ServerSection(Section):
     """Where the proxy listens, and its limits. A change of host or port needs a restart."""
 
@@ -199,6 +221,20 @@ class ServerSection(Section):
         "The port to listen on; 0 takes any free one. Default 8080.", 8080
     )
     max_body: Size | None = optional("The largest request body. Default 32MiB.", "32MiB")
+    max_in_flight: Count | None = optional(
+        "Requests at one time, of all callers together, in each worker; more are refused. Default 4096.", 4096
+    )
+    max_wait: Delay | None = optional(
+        "How long a request may wait for the proxy itself: while it is busier than that, new ones are refused; 0s: never. Default 100ms.",
+        "100ms",
+    )
+    per_ip: PerAddressSection = section("What one address may have open. Default: no limit.", PerAddressSection)
+    trusted_proxies: list[Text] = section(
+        "Addresses or networks of reverse proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`. Default: none.", list
+    )
+    allowed_hosts: list[Text] = section(
+        "The `Host` names that are answered, such as `llm.example.com`; `/livez` and `/readyz` answer to any. Default: all.", list
+    )
     cors_origins: list[Text] = section("Origins whose pages may call, such as `https://app.example.com`. Default: none.", list)
     log_level: Literal["debug", "info", "warning", "error"] | None = optional("How much is logged. Default info.", "info")
     drain: DrainSection = section("What happens on SIGTERM.", DrainSection)
@@ -211,6 +247,10 @@ class AuthSection(Section):
         "Opens /api, /dashboard and /metrics. Unset: they answer on loopback only.", "${TOLLBRIDGE_ADMIN_TOKEN}"
     )
     metrics_token: str | None = optional("Opens /metrics and nothing else.", "${TOLLBRIDGE_METRICS_TOKEN}")
+    key_pepper: str | None = optional(
+        "Mixed into the digests of runtime keys: whoever gets hold of `data_dir` alone cannot even test a key.",
+        "${TOLLBRIDGE_KEY_PEPPER}",
+    )
 
 
 class PriceSection(Section):
@@ -387,6 +427,12 @@ class ClientSection(Section):
     department: Text | None = optional("Whom its use is counted for.", "research")
     agent: Text | None = optional("The agent that its use is counted for.", "search")
     chains: list[Text] | None = optional("The chains that it may use, and no direct targets. Default: everything.", ["smart"])
+    models: list[Text] | None = optional(
+        "The model names that it may ask for; a `*` stands for anything. Default: everything.", ["gpt-*"]
+    )
+    expires: Moment | None = optional(
+        "Until when its keys open anything: a date (its first moment in UTC) or RFC 3339.", "2027-01-31"
+    )
     budget: BudgetSection | None = optional("What it may spend.", {"usd": 50, "per": "month"})
     limits: LimitsSection = section("What it may ask.", LimitsSection)
 
@@ -403,6 +449,20 @@ class RetentionSection(Section):
     requests: Age | None = optional("Rows of requests and attempts. Default 90d.", "90d")
     rollups: Age | None = optional("Sums by hour and day. Default 2y.", "2y")
     health: Age | None = optional("Checks of providers, and alerts that are over. Default 30d.", "30d")
+
+
+class LedgerSection(Section):
+    """What of the ledger survives what, and what happens when it cannot be written."""
+
+    fsync: Literal["process", "group", "strict"] | None = optional(
+        "What a record survives: `process` the end of the process, `group` also a power failure after 50 ms, `strict` also one "
+        "before its answer is out. Default process.",
+        "group",
+    )
+    on_full: Literal["refuse", "serve"] | None = optional(
+        "A request whose record cannot be written is refused with 503, or served without one and counted. Default refuse.",
+        "serve",
+    )
 
 
 class RatesSection(Section):
@@ -483,6 +543,7 @@ class File(Section):
     departments: dict[str, ShareSection] = section("Departments and their budgets.")
     agents: dict[str, ShareSection] = section("Agents and their budgets.")
     retention: RetentionSection = section("How long what is kept.", RetentionSection)
+    ledger: LedgerSection = section("What a record survives, and what happens when none can be written.", LedgerSection)
     health: HealthSection = section("How providers are checked.", HealthSection)
     alerts: AlertsSection = section("From when on something is told, and to whom.", AlertsSection)
     cache: Any = optional("How long answers are kept.", {"ttl": "10m"}, later="ignored")

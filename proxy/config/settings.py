@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from proxy.config.keyring import NO_KEYS, Keyring
 from proxy.config.patterns import matched_part
 from proxy.core.alerts import Levels, Severity
 from proxy.core.limits import NO_LIMITS, Budget, HealthSettings, RateLimits
@@ -21,7 +22,9 @@ MAX_MODEL_NAME = 512  # longer names mean nothing, and are not remembered
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Who may call. `key_digests` are SHA-256; `chains` None means every model name, direct targets included."""
+    """Who may call. `key_digests` are SHA-256, or of a runtime key HMAC-SHA-256; `chains` None means every model name, direct targets
+    included; `models` are patterns of the names that may be asked for, None for all. `expires_s`: seconds since 1970. `key_id`: of the
+    runtime key that it is made of, None for one of the file."""
 
     name: str
     key_digests: frozenset[bytes]
@@ -30,6 +33,28 @@ class ClientSettings:
     chains: frozenset[str] | None = None
     budget: Budget | None = None
     limits: RateLimits = NO_LIMITS
+    models: tuple[str, ...] | None = None
+    expires_s: float | None = None
+    key_id: str | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """To some models."""
+        return self.chains is not None or self.models is not None
+
+    def may_use(self, model: str, chain: str | None) -> bool:
+        """`model`: the name that is asked for. `chain`: the one that it means, None for a direct target."""
+        if self.chains is not None and chain not in self.chains:
+            return False
+        return self.models is None or any(matched_part(pattern, model) is not None for pattern in self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class PerAddress:
+    """What one address may have open at a time; None: no limit."""
+
+    connections: int | None = None
+    in_flight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,11 @@ class ServerSettings:
     log_level: str = "info"
     drain_delay_s: float = 2.0
     drain_timeout_s: float = 30.0
+    max_in_flight: int = 4096
+    max_wait_s: float = 0.1
+    per_ip: PerAddress = PerAddress()
+    trusted_proxies: tuple[str, ...] = ()
+    allowed_hosts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +82,14 @@ class Retention:
     requests_s: float = 90 * DAY_S
     rollups_s: float = 730 * DAY_S
     health_s: float = 30 * DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """`fsync`: what a record survives. `on_full`: what becomes of a request whose record cannot be written."""
+
+    fsync: Literal["process", "group", "strict"] = "process"
+    on_full: Literal["refuse", "serve"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +135,10 @@ class Settings:
     `hash`: 12 hex digits over the effective configuration, secrets by fingerprint. `providers` are those that the file names, in
     stanzas or chains, and `demo`. `wildcards`: longest literal part first. `files`: what to watch for changes. `budget` is of
     everything, `departments` and `agents` are those that have one.
+
+    `clients` are those of the file and those that the runtime keys come to (`key_rules.py`). `needs_key`: nobody calls without a key,
+    though there be none that opens anything. `refused_by_digest`: keys that once did, and what is told to whoever sends one.
+    `keys_problem`: why the runtime keys could not be read. `keys_change_ms`: when the next key ends by itself.
     """
 
     hash: str
@@ -119,7 +161,14 @@ class Settings:
     budget: Budget | None = None
     departments: Mapping[str, Budget] = field(default_factory=dict)
     agents: Mapping[str, Budget] = field(default_factory=dict)
+    key_pepper: Secret | None = None
+    keyring: Keyring = NO_KEYS
+    refused_by_digest: Mapping[bytes, str] = field(default_factory=dict)
+    needs_key: bool = False
+    keys_problem: str | None = None
+    keys_change_ms: int | None = None
     retention: Retention = Retention()
+    ledger: LedgerSettings = LedgerSettings()
     health: HealthSettings = field(default_factory=HealthSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     resolve: Callable[[str], Chain | None] = field(init=False, repr=False)
@@ -133,6 +182,13 @@ class Settings:
     def _resolve(self, model: str) -> Chain | None:
         if (chain := self.chains.get(model)) is not None:
             return chain
+        chain = self._open_ended(model)
+        # some formats have the model in their path, where a part like this would lead elsewhere under the provider's address
+        if chain is not None and any(not _DOTS.isdisjoint(target.upstream_model.split("/")) for target in chain.targets):
+            return None
+        return chain
+
+    def _open_ended(self, model: str) -> Chain | None:
         name, slash, upstream_model = model.partition("/")
         provider = self.providers.get(name) if slash and upstream_model else None
         if provider is not None and provider.enabled:
@@ -153,6 +209,9 @@ class Settings:
     def secrets(self) -> list[str]:
         """Every secret value, for redaction."""
         return [secret.reveal() for secret in self.known_secrets]
+
+
+_DOTS = frozenset((".", ".."))
 
 
 def usable(target: Target) -> bool:

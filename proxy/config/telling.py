@@ -1,4 +1,4 @@
-"""The sections `retention` and `alerts` -> what they come to."""
+"""The sections `retention`, `ledger` and `alerts` -> what they come to."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from urllib.parse import urlsplit
 from proxy.config.draft import Draft
 from proxy.config.faults import Path
 from proxy.config.providers import url_fault
-from proxy.config.schema import AlertsSection, DestinationSection, FactorsSection, LagSection, RatesSection, RetentionSection
-from proxy.config.settings import AlertSettings, Destination, Retention
+from proxy.config.schema import (
+    AlertsSection,
+    DestinationSection,
+    FactorsSection,
+    LagSection,
+    LedgerSection,
+    RatesSection,
+    RetentionSection,
+)
+from proxy.config.settings import AlertSettings, Destination, LedgerSettings, Retention
 from proxy.core.alerts import Levels
 from proxy.core.target import Secret
 
@@ -18,6 +26,10 @@ SLACK_HOST = "hooks.slack.com"
 
 def retention_of(section: RetentionSection) -> Retention:
     return Retention(**{f"{name}_s": value for name, value in vars(section).items() if value is not None})
+
+
+def ledger_of(section: LedgerSection) -> LedgerSettings:
+    return LedgerSettings(**{name: value for name, value in vars(section).items() if value is not None})
 
 
 def alerts_of(section: AlertsSection, draft: Draft, secrets: list[Secret]) -> AlertSettings:

@@ -36,6 +36,12 @@ _TABLE = (
     AlertKind("first_token", None, "first_token", "The first token takes this many times what is usual for the provider."),
     AlertKind("unpriced_model", "warning", None, "A model consumed tokens and has no known price: budgets cannot count it."),
     AlertKind("ledger_lag", None, "ledger_lag", "The tables are so far behind the journal."),
+    AlertKind(
+        "ledger_writes",
+        "error",
+        None,
+        "The ledger's disk is full, fails or has just failed: requests are refused or go unrecorded.",
+    ),
     AlertKind("config_reload", "error", None, "The configuration file is broken; the last good one is in force."),
 )
 ALERT_KINDS: dict[str, AlertKind] = {kind.name: kind for kind in _TABLE}

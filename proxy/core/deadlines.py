@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 TICK_S = 0.1
+HELD_UP_S = 1.0
 NEVER = float("inf")
 
 
@@ -22,6 +23,8 @@ class Watched(Protocol):
 class Deadlines:
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
+        self._turned = NEVER
+        self._spared = False
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -31,6 +34,16 @@ class Deadlines:
 
     def forget(self, item: Watched) -> None:
         self._watched.discard(item)
+
+    def turn(self, now: float) -> None:
+        """What the timer calls: `tick`, unless this process was itself held up (stopped, starved of the processor, asleep with its host).
+
+        Then what it waited for may have come long ago and not been read yet: the event loop gets one turn to do so.
+        """
+        self._spared = not self._spared and now - self._turned > HELD_UP_S
+        self._turned = now
+        if not self._spared:
+            self.tick(now)
 
     def tick(self, now: float) -> None:
         late = [item for item in self._watched if item.deadline <= now]

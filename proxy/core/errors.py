@@ -243,6 +243,13 @@ class LedgerUnavailable(ProxyError):
     code = "ledger_unavailable"
 
 
+class KeysUnavailable(ProxyError):
+    """The file of the runtime keys cannot be changed now."""
+
+    status = 503
+    code = "keys_unavailable"
+
+
 class AllProvidersUnavailable(ProxyError):
     """No target of the chain may be tried now: open circuits, cooldowns, latches, missing keys."""
 

@@ -495,7 +495,7 @@ def _no_lone_surrogate(escape: re.Match[str]) -> str:
 
 
 def whole_to_stream(answer: dict[str, Any], *, include_usage: bool) -> bytes:
-    """A whole completion as the stream of one: for an upstream that answers a streamed request with plain JSON."""
+    """A whole completion as the stream of one: for an upstream that answers a streamed request with plain JSON. Raises UpstreamError."""
     base = {
         "id": answer.get("id") or "chatcmpl-0",
         "object": "chat.completion.chunk",
@@ -521,7 +521,10 @@ def whole_to_stream(answer: dict[str, Any], *, include_usage: bool) -> bytes:
         chunks.append({**base, "choices": [end]})
     if include_usage and answer.get("usage"):
         chunks.append({**base, "choices": [], "usage": answer["usage"]})
-    return b"".join([b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks]) + DONE
+    try:
+        return b"".join([b"data: " + orjson.dumps(chunk) + b"\n\n" for chunk in chunks]) + DONE
+    except TypeError:  # orjson reads 1024 levels and writes 254
+        raise UpstreamError(ErrorClass.MALFORMED, "the answer is nested too deeply to be told again", status=200) from None
 
 
 def text_of_completion(body: bytes) -> bytes:

@@ -143,7 +143,12 @@ class OpenAIEmbeddings(NeverStreamed):
             rest = {name: value for name, value in answer.items() if name != "usage"}
             if packs:
                 rest["data"] = [_packed(item) for item in data]
-            text = orjson.dumps({**rest, "usage": usage})
+            try:
+                text = orjson.dumps({**rest, "usage": usage})
+            except TypeError:  # orjson reads 1024 levels and writes 254
+                raise UpstreamError(
+                    ErrorClass.MALFORMED, "the answer is nested too deeply to be told again", status=200
+                ) from None
         return WholeAnswer(text, self._read(usage, target), None, mended=mended)
 
     def _read(self, usage: dict[str, Any] | None, target: Target) -> Usage | None:

@@ -71,7 +71,8 @@ class Books:
         self.waited_s = 0.0  # in attempts that failed and in pauses between them: not the proxy's own time
 
     def begin(self, candidate: Candidate) -> tuple[str, int]:
-        """The id and number of a new attempt, whose begin record is now in the kernel. Raises LedgerUnavailable."""
+        """The id and number of a new attempt, whose begin record is now in the kernel. Raises LedgerUnavailable, unless `ledger.on_full`
+        is `serve`."""
         exchange = self._exchange
         n = self.attempts + 1
         attempt_id = f"{exchange.id}-{n}"
@@ -90,12 +91,16 @@ class Books:
         )
         journal = self._services.journal
         try:
-            if not journal.healthy:
+            if not (journal.healthy or journal.serves):
                 raise JournalError("the disk is full")
             journal.append_fields(record)
         except JournalError as error:
-            raise LedgerUnavailable("The ledger cannot be written, so nothing is sent that it could not account for.") from error
-        self._opened = True
+            if not journal.serves:
+                raise LedgerUnavailable(
+                    "The ledger cannot be written, so nothing is sent that it could not account for."
+                ) from error
+            journal.drop()
+        self._opened = True  # also when that was dropped: what is said of a request later must not differ from what was summed up
         self.attempts = n
         return attempt_id, n
 
@@ -199,7 +204,9 @@ class Books:
         try:
             self._services.journal.append_fields(record)
         except JournalError as error:
-            # the answer goes out all the same: the caller has paid for it; the loss is counted and loud
+            # the answer goes out all the same: the caller has paid for it; the loss is counted, and loud unless it is what was asked for
+            if self._services.journal.serves:
+                return
             self._services.log.error("ledger_record_lost", request_id=self._exchange.id, fault=str(error))
 
     def _request_open(self) -> Fields:

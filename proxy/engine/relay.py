@@ -18,6 +18,7 @@ from math import inf
 from proxy.accounting.budgets import Reserved, ask_of, expected_tokens, request_bound_nusd
 from proxy.accounting.throttle import ClientAccount, Seat
 from proxy.accounting.usage import estimate_input, estimate_output, suspect
+from proxy.config.settings import ClientSettings
 from proxy.core.allowance import Ask
 from proxy.core.deadlines import NEVER
 from proxy.core.errors import (
@@ -44,6 +45,7 @@ from proxy.engine.control import Control
 from proxy.engine.exchange import Exchange
 from proxy.engine.heads import Heads
 from proxy.engine.services import Services
+from proxy.routing.breaker import State
 from proxy.routing.deployment import Permit
 from proxy.routing.plan import SHORT_WAIT_S, Candidate, Plan, backoff_s, frees_soon, larger_context, plan
 from proxy.routing.verdict import RULES, Effect, Verdict, client_error, judge
@@ -172,12 +174,16 @@ class Relay:
             self._limits = limits
             self._seat = limits.enter(services.clock.monotonic(), expected_tokens(request))
         chain = exchange.settings.resolve(request.model)
+        if chain is None or chain.name != request.model or chain.direct:
+            # a key where the model belongs is no model's name: it stands in no row, and no provider sees it
+            shown = services.redact.exact(request.model)
+            if shown != request.model:
+                request.model, chain = shown, None
         if chain is None:
             raise ModelNotFound(_no_such_model(request.model), param="model")
         self._chain = self._books.chain = chain
-        if client is not None and client.chains is not None and (chain.direct or chain.name not in client.chains):
-            allowed = ", ".join(sorted(client.chains))
-            raise ModelNotAllowed(f"This key may not use the model `{request.model}`: it may use {allowed}.", param="model")
+        if client is not None and client.is_limited and not client.may_use(request.model, None if chain.direct else chain.name):
+            raise ModelNotAllowed(_not_allowed(request.model, client), param="model")
         if services.budgets.active:
             self._reserve(chain)
         self._make_plan()
@@ -255,6 +261,8 @@ class Relay:
             now = self._services.clock.monotonic()
             permit = deployment.acquire(now, ask)
             if permit is not None:
+                if not deployment.breaker.calm and deployment.breaker.state is State.HALF_OPEN:
+                    self._services.meter.count("probes")
                 step = await self._try(candidate, permit, candidates, step)
                 continue
             following = self._following(candidates, step.position, self._errors[-1] if self._errors else None)
@@ -389,6 +397,8 @@ class Relay:
         self._note_oddities(attempt)
         self._control.phase = _CLIENT_GONE
         self._control.deadline = now + WRITE_STALL_S
+        if self._services.journal.strict:
+            await self._services.journal.synced()
         if attempt.committed:
             await self._sink.finish(last)
             await attempt.linger()
@@ -608,6 +618,8 @@ class Relay:
         self._note_oddities(attempt)
         self._control.phase = ErrorClass.CLIENT_GONE
         self._control.deadline = now + WRITE_STALL_S
+        if self._services.journal.strict:
+            await self._services.journal.synced()
         await self._sink.finish(attempt.unsent + self._services.inbound.stream_error(answer))
 
     async def _end_unseen(self, attempt: Attempt, error: UpstreamError, now: float) -> None:
@@ -646,9 +658,11 @@ class Relay:
         headers = error_headers(self._exchange.id, error, attempts=self._books.attempts)
         if self._limits is not None:
             headers += self._limits.headers(self._services.clock.monotonic())
+        if self._services.journal.strict:
+            await self._services.journal.synced()
         await self._sink.respond(error.status, headers, self._services.inbound.encode_error(error))
 
-    def _unavailable(self) -> AllProvidersUnavailable:
+    def _unavailable(self) -> ProxyError:
         self._services.meter.count("chain_exhausted")
         now = self._services.clock.monotonic()
         told = [*self._plan.trace, *self._books.notes]
@@ -656,6 +670,10 @@ class Relay:
         soonest_s = self._plan.soonest_s
         if self._plan.candidates:  # of which none could be had
             soonest_s = min([c.deployment.usable_in_s(now, self._ask(c.target)) for c in self._plan.candidates])
+        if told and all(str(entry.get("skipped", "")).startswith("cooling down") for entry in told):
+            return client_error(
+                UpstreamError(ErrorClass.RATE_LIMITED, reasons, retry_after_s=soonest_s)
+            )  # as at the first refusal
         return AllProvidersUnavailable(
             f"No target of `{self._exchange.request.model}` can be tried now ({one_line(reasons, 400)}).",
             retry_after_s=soonest_s if soonest_s is not None and soonest_s < inf else None,
@@ -682,6 +700,12 @@ class Relay:
 
 def _label(target: Target) -> str:
     return f"{target.provider.name}/{target.label}"
+
+
+def _not_allowed(model: str, client: ClientSettings) -> str:
+    chains = [] if client.chains is None else [", ".join(sorted(client.chains)) or "no chain"]
+    names = [] if client.models is None else [f"names like {', '.join(client.models)}" if client.models else "no model"]
+    return f"This key may not use the model `{model}`: it may use {' and of these '.join([*chains, *names])}."
 
 
 def _no_such_model(model: str) -> str:

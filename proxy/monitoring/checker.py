@@ -36,8 +36,8 @@ from proxy.monitoring.health import (
     tightest,
 )
 from proxy.monitoring.live import SAMPLE_S, LiveTraffic
-from proxy.monitoring.states import CIRCUITS, parts_of, roles_of, snapshots_of, target_rows, targets_of
-from proxy.routing.deployment import Deployments, DeploymentSnapshot
+from proxy.monitoring.states import CIRCUITS, Snapshots, parts_of, roles_of, snapshots_of, target_rows, targets_of
+from proxy.routing.deployment import DeploymentSnapshot
 from proxy.upstream.probe import Sleep, make_transports, no_question, probe
 
 TELL_S = 900.0  # a state that does not change is journalled as often as that
@@ -69,7 +69,7 @@ class HealthBoard:
         clock: Clock,
         *,
         transports: Mapping[str, UpstreamTransport] | None = None,
-        deployments: Deployments | None = None,
+        deployments: Snapshots | None = None,
         live: LiveTraffic | None = None,
         limits: Callable[[], Iterable[RateLimit]] = tuple,
         uptime: Callable[[int], Awaitable[Uptimes]] | None = None,

@@ -84,7 +84,8 @@ class Observation:
     """What is seen at one moment. None: it cannot be seen now, and nothing follows from that.
 
     `traffic` is by provider. `rises`: by how much a rate per minute grows each second. `unpriced`: (provider, model) of tokens that
-    nobody could price since the last look. `config_problem`: what is wrong with the file that is not in force.
+    nobody could price since the last look. `ledger_problem`: what is wrong with writing records; `config_problem`: with the file that is
+    not in force.
     """
 
     cards: Sequence[Card] | None = None
@@ -96,6 +97,7 @@ class Observation:
     chains: Sequence[ChainFlow] | None = None
     unpriced: Sequence[tuple[str, str]] | None = None
     ledger_lag_s: float | None = None
+    ledger_problem: str | None = None
     config_problem: str | None = None
 
 
@@ -322,6 +324,11 @@ def _lag(seen: Observation, settings: Settings) -> Iterator[_Found]:
         yield from _level(settings.alerts.ledger_lag_s, "ledger", message, seen.ledger_lag_s)
 
 
+def _writes(seen: Observation, _settings: Settings) -> Iterator[_Found]:
+    if seen.ledger_problem is not None:
+        yield _Found("ledger", seen.ledger_problem)
+
+
 def _config(seen: Observation, settings: Settings) -> Iterator[_Found]:
     if seen.config_problem is not None:
         name = settings.path.name if settings.path is not None else "configuration"
@@ -344,6 +351,7 @@ _LOOKS: dict[str, tuple[str | None, Look]] = {
     "first_token": ("traffic", _first_token),
     "unpriced_model": ("unpriced", _unpriced),
     "ledger_lag": ("ledger_lag_s", _lag),
+    "ledger_writes": (None, _writes),
     "config_reload": (None, _config),
 }
 assert _LOOKS.keys() == ALERT_KINDS.keys()

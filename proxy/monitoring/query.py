@@ -12,6 +12,7 @@ from proxy.core.errors import InvalidValue
 
 FILTERS = ("provider", "model", "chain", "client", "department", "agent", "task")
 MAX_FILTER_CHARS = 512
+MAX_ZONE_CHARS = 64
 HOUR_MS = 3_600_000
 MAX_MOMENT_MS = 253_370_764_800_000  # the first day of the year 9999
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
@@ -69,7 +70,7 @@ def read_query(given: Mapping[str, str], wall: float, *, everything: bool = Fals
     if until_ms is None:
         until_ms = round(wall * 1000)
     if since_ms is None:
-        since_ms = 0 if everything else month_start_ms(until_ms, zone)
+        since_ms = 0 if everything else max(0, month_start_ms(until_ms, zone))
     if since_ms > until_ms:
         raise InvalidValue("`since` must not be later than `until`.", param="since")
     return Query(since_ms=since_ms, until_ms=until_ms, time_zone=time_zone, filters=filters, this_month=this_month)
@@ -78,6 +79,8 @@ def read_query(given: Mapping[str, str], wall: float, *, everything: bool = Fals
 def read_zone(name: str) -> ZoneInfo:
     """Raises InvalidValue."""
     try:
+        if len(name) > MAX_ZONE_CHARS:
+            raise ValueError("no zone has such a name")  # and looking for it would take a step for each slash in it
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         raise InvalidValue(

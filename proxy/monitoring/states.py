@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.config.settings import Settings
 from proxy.core.target import Provider, Target
 from proxy.monitoring.health import Part
-from proxy.routing.deployment import Deployments, DeploymentSnapshot
+from proxy.routing.deployment import DeploymentSnapshot
 
 CIRCUITS = ("closed", "half_open", "open")  # the best first
 MAX_OTHERS = 50
 Row = dict[str, Any]
 
 
-def snapshots_of(settings: Settings, deployments: Deployments | None, now: float) -> dict[str, list[DeploymentSnapshot]]:
+class Snapshots(Protocol):
+    """How every deployment stands: of this process, or of all workers together."""
+
+    def snapshot(self, now: float) -> list[DeploymentSnapshot]: ...
+
+
+def snapshots_of(settings: Settings, deployments: Snapshots | None, now: float) -> dict[str, list[DeploymentSnapshot]]:
     """By provider. Those of keys that the file does not have any more say nothing about what it has."""
     keys = {(provider.name, credential.id) for provider in settings.providers.values() for credential in provider.credentials}
     found: dict[str, list[DeploymentSnapshot]] = {}

@@ -42,6 +42,7 @@ class Views:
     answered: Callable[[], Mapping[str, tuple[int, int]]] = dict
     unpriced: Callable[[], Mapping[tuple[str, str], int]] = dict
     ledger_lag_s: Callable[[], Awaitable[float | None]] = _nothing_yet
+    ledger_problem: Callable[[], str | None] = _nothing
     config_problem: Callable[[], str | None] = _nothing
 
 
@@ -88,6 +89,7 @@ class Watch:
             chains=self._flows.take(views.answered(), now),
             unpriced=self._new_unpriced(),
             ledger_lag_s=lag_s,
+            ledger_problem=views.ledger_problem(),
             config_problem=views.config_problem(),
         )
         self._desk.update(observe(observation, views.settings()), unseen(observation))

@@ -6,6 +6,7 @@ go on.
     HALF_OPEN --probe ok--> CLOSED, window empty, slow start                 --probe fails--> OPEN, longer
               --probe says nothing (rate limit, caller gone), or its lease ends--> the next caller probes
     slow start --2, 4, 8 … 64 in flight, or 10 s--> plain CLOSED             --any fail--> OPEN
+    CLOSED, slow start --doubted--> HALF_OPEN                                so it is probed before it is used again
 
     open_for = min(5 · 2^(k-1), 30) s · U(0.75, 1.25); k is one more after a failed probe or when reopened within 300 s of the
     last close, else 1
@@ -13,6 +14,9 @@ go on.
 Every change of state and every probe starts a new generation. A result carries the generation that its permit was given in, and
 one of an older generation is ignored: what was sent before the circuit opened says nothing about now. The window is judged when
 a fail is recorded, never on a success. Time is monotonic and passed in, as is the randomness.
+
+A circuit is doubted when another process has opened its own for the same upstream. It never opens for that: what it does next its own
+probe decides, which may go at once.
 """
 
 from __future__ import annotations
@@ -142,6 +146,21 @@ class Breaker:
             self.state = _HALF_OPEN
             self._probe_until = None
             self._early = True
+
+    def doubt(self, now: float) -> bool:
+        """Somebody else's circuit has opened. A closed one lets one probe go before the others; any other knows for itself.
+
+        Returns whether that changed anything.
+        """
+        if self.state is not _CLOSED:
+            return False
+        if self._closed_at is None or now - self._closed_at > MEMORY_S:
+            self._k = 0  # if the probe fails, that is a first opening
+        self.state = _HALF_OPEN
+        self.generation += 1
+        self._probe_until = None
+        self._end_slow_start()
+        return True
 
     # -- results
 

@@ -10,7 +10,8 @@ Five mechanisms, never mixed, each with its own way to be over:
     allowances  quotas, rate limits and the provider's budget, which are counted elsewhere (`core/allowance.py`): until there is
                 something left of them; off unless configured
 
-All of it lives in memory, in this process. Nothing here waits or reads a clock.
+All of it lives in memory, in this process. Where it has siblings, cooldowns, latches and opened circuits are told to them (`hearsay.py`),
+and a bulkhead counts what is in flight in all of them. Nothing here waits or reads a clock.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from typing import Any, NamedTuple
 from proxy.core.allowance import Allowance, Ask, Held
 from proxy.core.limits import Unit
 from proxy.core.ports import HeaderList
+from proxy.core.shared import ALONE, LONE_CELL, Cell, Shared
 from proxy.core.target import Credential, Target
 from proxy.routing.breaker import Breaker, State
+from proxy.routing.hearsay import Hearsay
 from proxy.routing.learned import LearnedLimit, learned_limits
 from proxy.routing.retry_after import clamp_cooldown
 from proxy.routing.verdict import Effect
@@ -53,8 +56,12 @@ class Latch:
         self.reason = ""
 
     def shut(self, effect: Effect, now: float) -> None:
+        self.hear(effect, inf, now)
+
+    def hear(self, effect: Effect, until: float, now: float) -> None:
+        """Somebody else has shut his own until then."""
         reason, length_s = _LATCHES[effect]
-        until = now + length_s
+        until = min(until, now + length_s)
         if until > self.until:
             self.until = until
             self.reason = reason
@@ -108,10 +115,13 @@ class Deployment:
     last answer, which came at `heard_at`: they are read when somebody asks."""
 
     __slots__ = (
+        "_cell",
+        "_hearsay",
         "_key_latch",
         "_limit",
         "_model_latch",
         "_read",
+        "_shared",
         "_unlimited",
         "allowances",
         "breaker",
@@ -139,7 +149,12 @@ class Deployment:
         model_latch: Latch,
         breaker: Breaker,
         allowances: tuple[Allowance, ...] = (),
+        shared: Shared = ALONE,
+        hearsay: Hearsay | None = None,
     ) -> None:
+        self._shared = shared
+        self._hearsay = hearsay
+        self._cell: Cell = LONE_CELL
         self.key = (target.provider.name, credential.id, target.upstream_model)
         self._key_latch = key_latch
         self._model_latch = model_latch
@@ -166,8 +181,18 @@ class Deployment:
         self._limit = own if own is not None else target.provider.limits.in_flight
         self.allowances = allowances
         self._unlimited = self._limit is None and not allowances
+        if self._limit is None:
+            self.close()
+        elif self._cell is LONE_CELL:
+            self._cell = self._shared.cell("in_flight", *self.key)
+            self._cell.publish(self.in_flight)
         if self.breaker.settings != target.circuit:
             self.breaker.configure(target.circuit)
+
+    def close(self) -> None:
+        """What is in flight here is no longer told to anybody."""
+        self._cell.close()
+        self._cell = LONE_CELL
 
     # -- may it be tried?
 
@@ -193,9 +218,12 @@ class Deployment:
             return {State.OPEN: "circuit open", State.HALF_OPEN: "circuit half open, a probe is out"}.get(
                 self.breaker.state, "slow start"
             )
-        if self._limit is not None and self.in_flight >= self._limit:
+        if self._limit is not None and self._is_full(self._limit):
             return "at capacity"
         return None
+
+    def _is_full(self, limit: int) -> bool:
+        return self.in_flight + self._cell.others() >= limit
 
     def refusal(self, now: float, ask: Ask | None = None) -> str | None:
         """Why the first of the allowances refuses; None while all have something left, and enough for `ask`."""
@@ -230,7 +258,7 @@ class Deployment:
             self._model_latch.until - now,
             self.cool_until - now,
             self.breaker.opens_in_s(now),
-            _AT_CAPACITY_S if self._limit is not None and self.in_flight >= self._limit else 0.0,
+            _AT_CAPACITY_S if self._limit is not None and self._is_full(self._limit) else 0.0,
             *[allowance.free_in_s(now, ask) for allowance in self.allowances],
         )
         return max(0.0, *waits)
@@ -241,7 +269,7 @@ class Deployment:
             self.breaker.state is State.OPEN
             and self.cool_until <= now
             and self.latched(now) is None
-            and (self._limit is None or self.in_flight < self._limit)
+            and (self._limit is None or not self._is_full(self._limit))
             and self.refusal(now) is None
         )
 
@@ -254,7 +282,7 @@ class Deployment:
         """
         if self.cool_until > now or self._key_latch.until > now or self._model_latch.until > now:
             return None
-        if self._limit is not None and self.in_flight >= self._limit:
+        if self._limit is not None and self._is_full(self._limit):
             return None
         if self.allowances and (ask is None or self.refusal(now, ask) is not None):
             return None
@@ -262,6 +290,8 @@ class Deployment:
         if generation is None:
             return None
         self.in_flight += 1
+        if self._limit is not None:
+            self._cell.publish(self.in_flight)
         self.used_at = now
         permit = Permit(self, generation, now)
         if ask is not None:
@@ -270,9 +300,19 @@ class Deployment:
 
     def cool(self, cooldown_s: float | None, now: float) -> None:
         self.cool_until = max(self.cool_until, now + clamp_cooldown(cooldown_s))
+        if self._hearsay is not None:
+            self._hearsay.cools(self.key, self.cool_until, now)
 
     def latch(self, effect: Effect, now: float) -> None:
-        (self._model_latch if effect is Effect.CONFIG else self._key_latch).shut(effect, now)
+        latch = self._model_latch if effect is Effect.CONFIG else self._key_latch
+        latch.shut(effect, now)
+        if self._hearsay is not None:
+            self._hearsay.latches(self.key, effect, latch.until, now)
+
+    def fault(self, generation: int, now: float) -> None:
+        self.breaker.fail(generation, now)
+        if self._hearsay is not None and self.breaker.state is State.OPEN:
+            self._hearsay.opens(self.key, self.breaker.until, now)
 
     def told_limits(self, now: float, wall: float) -> list[ToldLimit]:
         """What its last answer said of rate limits. One whose reset has passed is whole again; what is old says nothing any more."""
@@ -351,10 +391,12 @@ class Permit:
         self._released = True
         deployment = self._deployment
         deployment.in_flight -= 1
+        if deployment._limit is not None:
+            deployment._cell.publish(deployment.in_flight)
         if effect is _OK:
             pass  # by far the most
         elif effect is Effect.FAIL:
-            deployment.breaker.fail(self._generation, now)
+            deployment.fault(self._generation, now)
             deployment.failed += 1
             deployment.last_fail = now
         elif effect in _LATCHES:
@@ -385,12 +427,29 @@ class Deployments:
     goes.
     """
 
-    __slots__ = ("_allowances", "_by_key", "_key_latches", "_limit", "_model_latches", "_random", "layouts")
+    __slots__ = (
+        "_allowances",
+        "_by_key",
+        "_hearsay",
+        "_key_latches",
+        "_limit",
+        "_model_latches",
+        "_random",
+        "_shared",
+        "layouts",
+    )
 
     def __init__(
-        self, random: Callable[[], float], *, limit: int = MAX_DEPLOYMENTS, allowances: Allowances = no_allowances
+        self,
+        random: Callable[[], float],
+        *,
+        limit: int = MAX_DEPLOYMENTS,
+        allowances: Allowances = no_allowances,
+        shared: Shared = ALONE,
     ) -> None:
         """`allowances` makes what a target with one key is held against; it is asked whenever either is new."""
+        self._shared = shared
+        self._hearsay = Hearsay(shared.facts) if shared.facts is not None else None
         self._random = random
         self._allowances = allowances
         self._limit = limit
@@ -406,14 +465,20 @@ class Deployments:
         if found is None:
             if len(self._by_key) >= self._limit:
                 self._drop_idle()
+            key_latch = self._key_latches.setdefault(key[:2], Latch())
+            model_latch = self._model_latches.setdefault((key[0], key[2]), Latch())
             found = self._by_key[key] = Deployment(
                 target,
                 credential,
-                self._key_latches.setdefault(key[:2], Latch()),
-                self._model_latches.setdefault((key[0], key[2]), Latch()),
+                key_latch,
+                model_latch,
                 Breaker(target.circuit, self._random),
                 self._allowances(target, credential),
+                self._shared,
+                self._hearsay,
             )
+            if self._hearsay is not None:
+                self._hearsay.follow(found, key_latch, model_latch)
         elif found.target is not target:
             found.configure(target, self._allowances(target, credential))
         return found
@@ -425,6 +490,11 @@ class Deployments:
         """What providers have said of their rate limits."""
         return [told for deployment in self._by_key.values() for told in deployment.told_limits(now, wall)]
 
+    def listen(self, now: float) -> None:
+        """Take over what other workers have learned since the last call."""
+        if self._hearsay is not None:
+            self._hearsay.listen(now)
+
     def __len__(self) -> int:
         return len(self._by_key)
 
@@ -435,11 +505,16 @@ class Deployments:
         idle = sorted([d for d in self._by_key.values() if d.in_flight == 0], key=lambda deployment: deployment.used_at or latest)
         for deployment in idle[: max(1, min(_EVICTED_AT_ONCE, self._limit // 10))]:
             del self._by_key[deployment.key]
+            deployment.close()
+            if self._hearsay is not None:
+                self._hearsay.forget(deployment)
         self.layouts.clear()
         keys = {key[:2] for key in self._by_key}
         models = {(key[0], key[2]) for key in self._by_key}
         self._key_latches = {key: latch for key, latch in self._key_latches.items() if key in keys}
         self._model_latches = {key: latch for key, latch in self._model_latches.items() if key in models}
+        if self._hearsay is not None:
+            self._hearsay.prune({*self._key_latches.values(), *self._model_latches.values()})
 
 
 def _seconds(wait_s: float) -> str:

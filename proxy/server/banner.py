@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.config.key_rules import warnings_of
 from proxy.config.settings import Settings
 from proxy.core.target import Provider
 
@@ -19,13 +20,13 @@ def banner(settings: Settings, *, version: str, host: str, port: int, started_ms
         lines += [*[f"  chain    {_chain(settings, name)}" for name in settings.chains], ""]
     if settings.auth_none:
         lines.append("  Auth is off everywhere (`auth: none`): whoever reaches this address may use it.")
-    elif not settings.clients:
+    elif not settings.needs_key:
         lines.append(
             "  No clients are listed, so every program on this machine may call; list them under `clients:` to ask for keys."
         )
-    lines += [f"  ! {warning}" for warning in settings.warnings]
+    lines += [f"  ! {warning}" for warning in (*settings.warnings, *warnings_of(settings))]
     model = _first_model(settings)
-    auth = " -H 'Authorization: Bearer YOUR_KEY'" if settings.clients and not settings.auth_none else ""
+    auth = " -H 'Authorization: Bearer YOUR_KEY'" if settings.needs_key and not settings.auth_none else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     lines += [
         "  Try it:",

@@ -16,7 +16,7 @@ import orjson
 
 from proxy.core.errors import CallerError, NotFound, ProxyError
 from proxy.core.version import VERSION
-from proxy.server.endpoints import Answer, Call, Declared, read_body
+from proxy.server.endpoints import Answer, Call, Declared, peer_of, read_body
 from proxy.server.guard import Scope, asked_on_loopback
 from proxy.server.sessions import clear_cookie, session_value, set_cookie
 
@@ -67,7 +67,7 @@ async def sign_in(call: Call) -> Answer:
     except ValueError:
         token = ""
     try:
-        value = guard.sign_in(settings, token.strip().encode("utf-8"), scope["client"][0] if scope.get("client") else None)
+        value = guard.sign_in(settings, token.strip().encode("utf-8"), peer_of(call.gateway, scope))
     except CallerError as error:
         return _login(call, error.status, error.message, retry_after_s=error.retry_after_s)
     cookie = () if value is None else ((b"set-cookie", set_cookie(value, secure=_secure(call))),)
@@ -108,7 +108,7 @@ def _facts(call: Call) -> dict[str, object]:
     return {
         "version": VERSION,
         "model": models[0][0] if models else None,
-        "needs_key": bool(settings.clients) and not settings.auth_none,
+        "needs_key": settings.needs_key and not settings.auth_none,
         "signed_in": settings.admin_token is not None and session_value(headers.get(b"cookie")) is not None,
     }
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import orjson
@@ -18,9 +18,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from proxy.config.settings import ClientSettings
 from proxy.core.errors import (
     CallerError,
     InternalError,
+    InvalidJson,
     MethodNotAllowed,
     ModelNotFound,
     NotFound,
@@ -36,6 +38,8 @@ from proxy.server.gateway import Gateway
 from proxy.server.guard import Scope
 from proxy.server.sink import AsgiSink, watch_for_hangup
 
+MAX_OBJECT_BYTES = 65_536
+ANY_HOST = frozenset(("/livez", "/readyz"))  # whoever watches over machines asks them by their address
 JSON = [(b"content-type", b"application/json")]
 # of every answer that a browser might read
 SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]
@@ -83,58 +87,85 @@ def json_answer(value: object, status: int = 200) -> Answer:
 
 
 class Endpoint:
-    """An ASGI application for one declared route: guard, handler, errors in OpenAI's shape."""
+    """An ASGI application for one declared path, with a line for each method: guard, handler, errors in OpenAI's shape."""
 
-    def __init__(self, declared: Declared) -> None:
-        self.declared = declared
+    def __init__(self, *lines: Declared) -> None:
+        self.lines = lines
+
+    def line_of(self, method: str) -> Declared:
+        """The one that takes the method; where none does, the first says so."""
+        return next((line for line in self.lines if line.method == method), self.lines[0])
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         gateway: Gateway = scope["state"]["gateway"]
-        declared = self.declared
         request_id = gateway.new_id()
         headers = dict(scope["headers"])
+        preflight = headers.get(b"access-control-request-method") if scope["method"] == "OPTIONS" else None
+        declared = self.line_of(scope["method"] if preflight is None else preflight.decode("latin-1"))
         origins = gateway.settings.server.cors_origins
         if origins and declared.is_for_pages:
             origin = allowed_origin(headers, origins)
-            if origin is not None and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+            if origin is not None and preflight is not None:
                 await answer_preflight(send, origin, declared.method, headers, request_id)
                 return
             send = shared(send, origin)
         sink = AsgiSink(send)
-        peer = scope["client"][0] if scope.get("client") else None
         try:
+            if declared.path not in ANY_HOST:
+                gateway.guard.check_host(gateway.settings, headers)
             if declared.method not in (scope["method"], "*") and not (scope["method"] == "HEAD" and declared.method == "GET"):
-                raise MethodNotAllowed(f"{scope['path']} takes {declared.method}.")
+                raise MethodNotAllowed(f"{scope['path']} takes {' and '.join([line.method for line in self.lines])}.")
             if declared.handler is None:
-                await self._completion(gateway, scope, receive, sink, request_id)
+                await self._completion(declared, gateway, scope, receive, sink, request_id)
                 return
             if declared.scope is Scope.CLIENT:
                 gateway.guard.client(gateway.settings, headers)
             else:
-                gateway.guard.check(declared.scope, gateway.settings, headers, peer, method=scope["method"])
+                gateway.guard.check(declared.scope, gateway.settings, headers, peer_of(gateway, scope), method=scope["method"])
             answer = await declared.handler(Call(gateway, Request(scope, receive), request_id))
         except ProxyError as error:
+            error.message = gateway.services.redact(error.message)  # it may quote a path or a name
             if declared.handler is None:
                 gateway.services.meter.rejected(error.code)
             if declared.refused is not None and error.status in (401, 403, 429):
                 await _respond(sink, request_id, declared.refused(Call(gateway, Request(scope, receive), request_id), error))
                 return
-            await _tell(sink, request_id, error)
+            await tell(sink, request_id, error)
             return
         except Exception as fault:
             # as on the fast lane: a fault of our own is logged, and told in the shape that clients read
             if sink.started:
                 raise
             gateway.services.log.error("internal_error", request_id=request_id, fault=repr(fault)[:500])
-            await _tell(sink, request_id, InternalError("The proxy failed on this request."))
+            await tell(sink, request_id, InternalError("The proxy failed on this request."))
             return
         await _respond(sink, request_id, answer)
 
-    async def _completion(self, gateway: Gateway, scope: AsgiScope, receive: Receive, sink: AsgiSink, request_id: str) -> None:
+    async def _completion(
+        self, declared: Declared, gateway: Gateway, scope: AsgiScope, receive: Receive, sink: AsgiSink, request_id: str
+    ) -> None:
         headers = dict(scope["headers"])
         if b"content-encoding" in headers:
             raise UnsupportedMediaType("Compressed requests are not taken: send the body as it is.")
         client = gateway.guard.client(gateway.settings, headers)
+        addresses = gateway.addresses
+        seat = addresses.enter(peer_of(gateway, scope)) if addresses.counts else None
+        try:
+            await self._serve(declared, gateway, headers, client, receive, sink, request_id)
+        finally:
+            if seat is not None:
+                addresses.leave(seat)
+
+    async def _serve(
+        self,
+        declared: Declared,
+        gateway: Gateway,
+        headers: dict[bytes, bytes],
+        client: ClientSettings | None,
+        receive: Receive,
+        sink: AsgiSink,
+        request_id: str,
+    ) -> None:
         body = await read_body(receive, gateway.settings.server.max_body_bytes)
         if body is None:
             return
@@ -143,12 +174,18 @@ class Endpoint:
         control = Control(task)
         watcher = asyncio.create_task(watch_for_hangup(receive, control))
         try:
-            serve = gateway.chat if self.declared.kind == "chat" else gateway.embeddings
+            serve = gateway.chat if declared.kind == "chat" else gateway.embeddings
             await serve(headers, body, client, sink, control, request_id=request_id)
         finally:
             watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await watcher
+
+
+def peer_of(gateway: Gateway, scope: AsgiScope) -> str | None:
+    """The caller's address, past the proxies that are trusted."""
+    peer = scope["client"][0] if scope.get("client") else None
+    return gateway.addresses.caller(peer, dict(scope["headers"])) if gateway.addresses.trusts else peer
 
 
 async def _respond(sink: AsgiSink, request_id: str, answer: Answer) -> None:
@@ -157,8 +194,20 @@ async def _respond(sink: AsgiSink, request_id: str, answer: Answer) -> None:
     await sink.respond(answer.status, head, answer.body)
 
 
-async def _tell(sink: AsgiSink, request_id: str, error: ProxyError) -> None:
+async def tell(sink: AsgiSink, request_id: str, error: ProxyError) -> None:
     await sink.respond(error.status, [*error_headers(request_id, error), *SAFE_HEADERS], orjson.dumps(error_object(error)))
+
+
+async def read_object(call: Call, limit: int = MAX_OBJECT_BYTES) -> dict[str, Any]:
+    """The JSON object that an admin's request is about; no body is an empty one. Raises InvalidJson, RequestTooLarge."""
+    data = await read_body(call.request.receive, limit)
+    try:
+        body = orjson.loads(data or b"{}")
+    except orjson.JSONDecodeError:
+        raise InvalidJson("The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise InvalidJson("The body must be a JSON object.")
+    return body
 
 
 async def read_body(receive: Receive, limit: int) -> bytes | None:
@@ -196,12 +245,12 @@ async def show_model(call: Call) -> Answer:
 
 
 def _visible_models(call: Call) -> list[tuple[str, str]]:
-    """What this client may use: a client limited to chains may use no direct target."""
+    """What this client may use: a client limited to chains may use no direct target, one limited to names no other."""
     settings = call.gateway.settings
     client = call.gateway.guard.client(settings, dict(call.request.scope["headers"]))
     models = settings.listed_models()
-    if client is not None and client.chains is not None:
-        return [(name, owner) for name, owner in models if name in client.chains]
+    if client is not None and client.is_limited:
+        return [(name, owner) for name, owner in models if client.may_use(name, name if name in settings.chains else None)]
     return models
 
 
@@ -224,9 +273,8 @@ async def readyz(call: Call) -> Answer:
 
 def _is_admin(call: Call) -> bool:
     gateway, scope = call.gateway, call.request.scope
-    peer = scope["client"][0] if scope.get("client") else None
     try:
-        gateway.guard.check(Scope.ADMIN, gateway.settings, dict(scope["headers"]), peer)
+        gateway.guard.check(Scope.ADMIN, gateway.settings, dict(scope["headers"]), peer_of(gateway, scope))
     except CallerError:
         return False
     return True
@@ -266,4 +314,7 @@ FALLBACK = Declared("/{path:path}", Scope.PUBLIC, not_found, "*")
 
 def routes(declared: list[Declared]) -> list[Route]:
     """Starlette's routes for the table, every method included, so that a wrong one is told in our own shape."""
-    return [Route(line.path, Endpoint(line)) for line in declared]
+    by_path: dict[str, list[Declared]] = {}
+    for line in declared:
+        by_path.setdefault(line.path, []).append(line)
+    return [Route(path, Endpoint(*lines)) for path, lines in by_path.items()]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from proxy.config.settings import ClientSettings, Settings
-from proxy.core.chat import ChatRequest, Tags
+from proxy.core.chat import NO_TAGS, ChatRequest, Tags
 from proxy.core.errors import Draining, ErrorClass, Overloaded, ProxyError
 from proxy.core.ports import Sink
 from proxy.dialects.base import InboundDialect
@@ -20,9 +20,13 @@ from proxy.engine.relay import Relay
 from proxy.engine.services import Services
 from proxy.monitoring.picture import Picture
 from proxy.monitoring.sums import Ledger
+from proxy.server.addresses import Addresses
+from proxy.server.door import Door
 from proxy.server.guard import Guard
+from proxy.server.key_desk import KeyDesk
+from proxy.server.overload import Governor, LoopWatch
 
-MAX_IN_FLIGHT = 4096
+RETRY_AFTER_S = 1
 
 
 class LedgerReader(Ledger, Protocol):
@@ -40,6 +44,9 @@ class LedgerReader(Ledger, Protocol):
         outcome: str | None = None,
     ) -> tuple[list[dict[str, Any]], str | None]: ...
     async def get_request(self, request_id: str) -> dict[str, Any] | None: ...
+    async def last_used(self) -> Mapping[str, int]:
+        """When each client last called, by name: milliseconds since 1970. Nobody who has no row left."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,8 @@ class Surroundings(Protocol):
     @property
     def ledger(self) -> LedgerReader: ...
     async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]: ...
+    @property
+    def keys(self) -> KeyDesk: ...
     def readiness(self) -> Readiness: ...
     def picture(self) -> Picture:
         """How everything stands, from memory."""
@@ -98,7 +107,31 @@ class Gateway:
         self.draining = False
         self.closed = False  # the drain is over: nothing more is begun
         self.live: set[Control] = set()
-        self.max_in_flight = MAX_IN_FLIGHT
+        self.governor = Governor()
+        self.door = Door(services.meter, services.log)
+        self.loop_watch = LoopWatch(
+            self.governor, self.live, monotonic=services.clock.monotonic, on_late=self.door.take_in, log=services.log
+        )
+        self.addresses = Addresses()
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """These are in force from now on."""
+        server = settings.server
+        self.settings = settings
+        self.governor.configure(max_in_flight=server.max_in_flight, max_wait_s=server.max_wait_s)
+        self.addresses.configure(server.per_ip, server.trusted_proxies)
+
+    def tick(self, now: float) -> None:
+        """Each `TICK_S`."""
+        self.loop_watch.tick(now)
+        self.door.tick()
+
+    def overloaded(self) -> Overloaded:
+        """Counts one that is refused; the answer for it."""
+        self.governor.refused += 1
+        self.services.meter.count("shed")
+        return Overloaded("The proxy has as much to do as it can; try again shortly.", retry_after_s=RETRY_AFTER_S)
 
     async def chat(
         self,
@@ -119,11 +152,11 @@ class Gateway:
         try:
             if self.closed:
                 raise Draining("The proxy is stopping; try again.", retry_after_s=1)
-            if len(live) >= self.max_in_flight:
-                services.meter.count("shed")
-                raise Overloaded(
-                    f"The proxy is serving {len(live)} requests, as many as it may; try again shortly.", retry_after_s=1
-                )
+            governor = self.governor
+            if (len(live) >= governor.room or received > governor.late_at) and governor.refuses(len(live), received):
+                raise self.overloaded()
+            if client is not None and self.settings.clients.get(client.name) is not client:
+                client = self.guard.still(self.settings, client)
             request = (inbound or services.inbound).decode_request(body)
             request.id = request_id
             request.created = time_ms // 1000
@@ -139,7 +172,7 @@ class Gateway:
             self.settings,
             client,
             request,
-            tags_of(request, headers, client),
+            tags_of(request, headers, client, clean=services.redact.exact),
             prefer_of(headers),
             received,
             time_ms,
@@ -166,8 +199,10 @@ class Gateway:
         return len(cut)
 
 
-def tags_of(request: ChatRequest, headers: HeaderMap, client: ClientSettings | None) -> Tags:
-    """The client's stanza wins over a header, a header over `metadata`."""
+def tags_of(
+    request: ChatRequest, headers: HeaderMap, client: ClientSettings | None, *, clean: Callable[[str], str] = str
+) -> Tags:
+    """The client's stanza wins over a header, a header over `metadata`. `clean` takes secrets out of what the caller says."""
     tags = request.tags
     if not _TAG_HEADERS.keys().isdisjoint(headers):
         sent = {
@@ -176,6 +211,8 @@ def tags_of(request: ChatRequest, headers: HeaderMap, client: ClientSettings | N
             if header in headers
         }
         tags = replace(tags, **{name: tag for name, tag in sent.items() if tag is not None})
+    if tags is not NO_TAGS:
+        tags = Tags(*[None if tag is None else clean(tag) for tag in (tags.department, tags.agent, tags.task, tags.task_id)])
     if client is not None and (client.department is not None or client.agent is not None):
         tags = replace(tags, department=client.department or tags.department, agent=client.agent or tags.agent)
     return tags

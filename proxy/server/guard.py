@@ -2,7 +2,7 @@
 
 scope     needs
 public    nothing: liveness, readiness
-client    a client's key, once `clients:` names one (Bearer, x-api-key or api-key)
+client    a client's key, once `clients:` names one or a runtime key was made (Bearer, x-api-key or api-key)
 metrics   the metrics token or the admin's
 admin     the admin token, or the dashboard's cookie, which was given for it; without one configured: a loopback peer that also
           asked for a loopback Host, so that a page whose name was rebound to 127.0.0.1 gets nothing
@@ -13,7 +13,6 @@ else to show, and says that it comes from a page, must come from one of ours.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 from proxy.config.settings import ClientSettings, Settings
+from proxy.core.api_key import has_our_prefix, is_well_formed, key_digest
 from proxy.core.errors import Forbidden, InvalidApiKey, TooManyAdminAttempts
 from proxy.server.sessions import Sessions, session_value
 
@@ -43,20 +43,39 @@ class Guard:
         self.sessions = Sessions(monotonic)
         self._wrong: OrderedDict[str, list[float]] = OrderedDict()
 
+    def check_host(self, settings: Settings, headers: Mapping[bytes, bytes]) -> None:
+        """Raises Forbidden for a `Host` that is not ours, where `server.allowed_hosts` says which are."""
+        allowed = settings.server.allowed_hosts
+        if allowed and _host_name(headers.get(b"host", b"")) not in allowed:
+            raise Forbidden("Nothing is answered here under that Host: `server.allowed_hosts` lists those that are.")
+
     def client(self, settings: Settings, headers: Mapping[bytes, bytes]) -> ClientSettings | None:
         """Who calls the API; None where nobody has to say. Raises InvalidApiKey, Forbidden."""
-        if not settings.clients_by_digest:
+        if not settings.needs_key:
             if b"origin" in headers and not settings.auth_none:
                 _refuse_foreign_page(settings, headers[b"origin"])
             return None
         key = _presented(headers)
         if key is None:
             raise InvalidApiKey("No API key was sent: set it as `Authorization: Bearer …`.")
-        digest = hashlib.sha256(key).digest()
+        digest = key_digest(key)
         found = settings.clients_by_digest.get(digest)
+        if found is None and settings.key_pepper is not None:
+            digest = key_digest(key, settings.key_pepper.reveal().encode())
+            found = settings.clients_by_digest.get(digest)
         if found is None or not any(hmac.compare_digest(digest, known) for known in found.key_digests):
-            raise InvalidApiKey("This API key is not known here: use one of those listed under `clients:`.")
+            raise InvalidApiKey(_why_not(settings, key, digest))
         return found
+
+    def still(self, settings: Settings, client: ClientSettings) -> ClientSettings | None:
+        """As who a caller is known now, who was let in under other settings and whose body or turn took its time. Raises InvalidApiKey."""
+        if not settings.needs_key:
+            return None
+        for digest in client.key_digests:
+            found = settings.clients_by_digest.get(digest)
+            if found is not None and found.name == client.name:
+                return found
+        raise InvalidApiKey("This API key has ended while the request was on its way.")
 
     def check(
         self, scope: Scope, settings: Settings, headers: Mapping[bytes, bytes], peer: str | None, *, method: str = "GET"
@@ -117,6 +136,14 @@ def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
         scheme, _, key = value.partition(b" ")
         return key.strip() or None if scheme.lower() == b"bearer" else None
     return headers.get(b"x-api-key") or headers.get(b"api-key")
+
+
+def _why_not(settings: Settings, key: bytes, digest: bytes) -> str:
+    """Of a key that was made here once, whoever has it may know what became of it."""
+    if has_our_prefix(key) and not is_well_formed(key):
+        return "This API key is not whole: its checksum does not fit, so it was cut off or copied wrongly."
+    ended = settings.refused_by_digest.get(digest) or settings.refused_by_digest.get(key_digest(key))
+    return ended or "This API key is not known here: use one that is listed under `clients:` or that `tollbridge keys` made."
 
 
 def _refuse_foreign_page(settings: Settings, origin: bytes) -> None:

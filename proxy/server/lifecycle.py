@@ -37,6 +37,11 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
         self._wake()
 
+    def stop_at_once(self) -> None:
+        """As on SIGINT: no new connections from now on, what runs may finish."""
+        self._interactive = self.should_exit = True
+        self._wake()
+
     async def main_loop(self) -> None:
         """As uvicorn's, but woken by the signal instead of looking for it ten times a second."""
         loop = asyncio.get_running_loop()
@@ -50,6 +55,9 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            gateway = self._gateway()
+            if gateway is not None:
+                gateway.door.attach(self)
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -65,6 +73,7 @@ class DrainingServer(uvicorn.Server):
             await self._wait(lambda: False, settings.drain_delay_s)
         for server in self.servers:
             server.close()
+        gateway.door.leave()
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await self._wait(lambda: not gateway.live, settings.drain_timeout_s)

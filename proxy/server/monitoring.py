@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from starlette.datastructures import QueryParams
 
-from proxy.core.errors import InvalidJson, InvalidValue, NotFound
+from proxy.core.errors import InvalidValue, NotFound
 from proxy.monitoring import reports
 from proxy.monitoring.advice import PriceOf
 from proxy.monitoring.query import Query, read_query
 from proxy.server.admin import limit_of
-from proxy.server.endpoints import Answer, Call, Declared, json_answer, read_body
+from proxy.server.endpoints import Answer, Call, Declared, json_answer, read_object
 from proxy.server.guard import Scope
 
-MAX_BODY_BYTES = 65_536
 MAX_NUMBER = 1e15
 MAX_COMPARED = 50
 
@@ -109,7 +107,7 @@ async def quotas(call: Call) -> Answer:
 async def reset_quotas(call: Call) -> Answer:
     """`{"provider", "key"?}`: the quotas of a provider, or of one of its keys, begin anew now. Answers how they stand then."""
     surroundings = call.gateway.surroundings
-    body = await _body(call)
+    body = await read_object(call)
     provider, key = body.get("provider"), body.get("key")
     if not isinstance(provider, str) or not provider:
         raise InvalidValue("`provider` must be the name of one that has quotas.", param="provider")
@@ -197,17 +195,6 @@ def _number(given: QueryParams, name: str) -> float | None:
     if not 0 < value <= MAX_NUMBER:
         raise InvalidValue(f"`{name}` must be a number above 0.", param=name)
     return value
-
-
-async def _body(call: Call) -> dict[str, Any]:
-    data = await read_body(call.request.receive, MAX_BODY_BYTES)
-    try:
-        body = orjson.loads(data or b"{}")
-    except orjson.JSONDecodeError:
-        raise InvalidJson("The body is not JSON.") from None
-    if not isinstance(body, dict):
-        raise InvalidJson("The body must be a JSON object.")
-    return body
 
 
 _V1 = "/api/v1"

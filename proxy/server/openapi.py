@@ -18,7 +18,21 @@ from proxy.core.version import VERSION
 from proxy.monitoring.query import FILTERS
 from proxy.server.endpoints import Answer, Call, Declared, Endpoint, json_answer
 from proxy.server.guard import Scope
-from proxy.server.shapes import ANYTHING, COUNT, GROUPS, NUMBER, SCHEMAS, TEXT, Schema, data_of, list_of, object_of, one_of, ref
+from proxy.server.shapes import (
+    ANYTHING,
+    COUNT,
+    FLAG,
+    GROUPS,
+    NUMBER,
+    SCHEMAS,
+    TEXT,
+    Schema,
+    data_of,
+    list_of,
+    object_of,
+    one_of,
+    ref,
+)
 
 DESCRIPTION: Final = (
     "Times are RFC 3339 in UTC, money is US dollars in decimal strings, rates and shares are 0 to 1, null is unknown. "
@@ -52,6 +66,25 @@ _FILTERS = tuple(Parameter(name, f"Only of this {name}.", TEXT) for name in FILT
 _PERIOD = (_SINCE, _UNTIL, _ZONE)
 _QUERY = (*_PERIOD, *_FILTERS)
 _LIMIT = Parameter("limit", "1 to 1,000; 100 unless given.", COUNT)
+_POSITIVE: Schema = {"type": ["integer", "null"], "minimum": 1}
+_NEW_KEY = object_of(
+    {"name": TEXT},
+    optional={
+        **{name: {"type": ["string", "null"]} for name in ("department", "agent", "expires")},
+        **{name: {"type": ["array", "null"], "items": TEXT} for name in ("chains", "models")},
+        "budget": {
+            "type": ["object", "null"],
+            "properties": {"usd": {"type": ["number", "string"]}, "per": one_of("day", "month", "once"), "hard": FLAG},
+            "required": ["usd"],
+            "additionalProperties": False,
+        },
+        "limits": {
+            "type": ["object", "null"],
+            "properties": dict.fromkeys(("rpm", "tpm", "in_flight"), _POSITIVE),
+            "additionalProperties": False,
+        },
+    },
+)
 _STATE = Parameter("state", "Only alerts that are in it.", one_of("open", "acknowledged", "resolved"))
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
@@ -138,6 +171,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /api/v1/monitoring/fallback-stats": Operation(
         "Failovers by where from, where to and why", ref("FallbackStats"), (*_PERIOD, *(f for f in _FILTERS if f.name == "chain"))
     ),
+    "GET /api/v1/keys": Operation("The runtime keys, ended ones too", data_of(ref("Key"))),
+    "POST /api/v1/keys": Operation("Make a key", ref("NewKey"), body=_NEW_KEY),
+    "DELETE /api/v1/keys/{id}": Operation("End a key now, by its id or its name", ref("Key")),
+    "POST /api/v1/keys/{id}/rotate": Operation(
+        "Give a key another secret", ref("NewKey"), body=object_of({}, optional={"grace": {**TEXT, "examples": ["1h"]}})
+    ),
     "GET /api/v1/openapi.json": Operation("This description", {"type": "object"}),
     "POST /v1/chat/completions": Operation("OpenAI chat completions", {"type": "object"}, body={"type": "object"}),
     "POST /v1/embeddings": Operation("OpenAI embeddings", {"type": "object"}, body={"type": "object"}),
@@ -210,7 +249,7 @@ def _content(operation: Operation) -> Iterator[tuple[str, Schema]]:
 
 
 async def page(call: Call) -> Answer:
-    lines = tuple(route.app.declared for route in call.request.app.routes if isinstance(route.app, Endpoint))
+    lines = tuple(line for route in call.request.app.routes if isinstance(route.app, Endpoint) for line in route.app.lines)
     return json_answer(_document_of(lines))
 
 

@@ -39,9 +39,11 @@ from proxy.core.errors import (
 from proxy.core.ports import HeaderList
 from proxy.dialects.openai_request import error_object
 from proxy.engine.answers import error_headers
+from proxy.engine.attempt import WRITE_STALL_S
 from proxy.engine.control import Control
+from proxy.server.endpoints import SAFE_HEADERS
 from proxy.server.fiber import Fiber
-from proxy.server.gateway import Gateway
+from proxy.server.gateway import RETRY_AFTER_S, Gateway
 
 HEAD_S = 10.0
 BODY_S = 30.0
@@ -53,8 +55,11 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_URL_BYTES = 8 * 1024
 MAX_PIPELINED = 8
+MAX_AHEAD_BYTES = 64 * 1024  # of bodies that wait for their turn, before no more is read; until then a hang-up is noticed at once
+LARGE_BODY_BYTES = 64 * 1024  # not waited for when the request will be refused
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,11})(?=\r)", re.IGNORECASE)
 HOT_PATHS = frozenset((b"/v1/chat/completions", b"/chat/completions"))
+_ALIVE = b'{"status":"ok"}'
 
 
 class FastCycle:
@@ -76,6 +81,7 @@ class FastCycle:
         "request_id",
         "response_complete",
         "response_started",
+        "seat",
     )
 
     def __init__(
@@ -102,15 +108,43 @@ class FastCycle:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
+        self.seat: str | None = None  # among the requests of its address, where they are counted
         self.message_event = _NO_EVENT  # uvicorn sets it to wake an application; nothing waits for it here
 
     def run(self) -> None:
         """Called by the event loop, and by nothing that runs in a task."""
         if not self.disconnected:
             protocol = self._protocol
+            gateway = protocol.gateway
+            if len(gateway.live) >= gateway.governor.room:
+                self.refuse(gateway.overloaded())
+                if gateway.governor.overwhelmed:
+                    protocol.turn_away()
+                return
+            if gateway.addresses.counts and not self._take_seat(gateway):
+                return
             fiber = Fiber(protocol.loop)
             self.control = Control(fiber)
+            protocol.running = self
             fiber.start(self._serve(protocol, self.control))
+
+    def _take_seat(self, gateway: Gateway) -> bool:
+        peer = self._protocol.client
+        try:
+            self.seat = gateway.addresses.enter(gateway.addresses.caller(peer[0] if peer else None, self.headers))
+        except ProxyError as error:
+            self.refuse(error)
+            return False
+        return True
+
+    def refuse(self, error: ProxyError) -> None:
+        """An answer for which nothing was begun. The body has been read, so the connection can stay."""
+        self._protocol.gateway.services.meter.rejected(error.code)
+        body = orjson.dumps(error_object(error))
+        self.response_started = True
+        head = self._render(error.status, error_headers(self.request_id, error))
+        self._send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        self._complete()
 
     async def _serve(self, protocol: FastProtocol, control: Control) -> None:
         try:
@@ -125,6 +159,8 @@ class FastCycle:
                 error = InternalError("The proxy failed on this request.")
                 await self.respond(500, error_headers(self.request_id, error), orjson.dumps(error_object(error)))
         finally:
+            if self.seat is not None:
+                protocol.gateway.addresses.leave(self.seat)
             if not self.response_complete and not self.disconnected:
                 protocol.transport.abort()
 
@@ -237,7 +273,11 @@ class FastProtocol(HttpToolsProtocol):
         self._lingering = False
         self._fast: FastCycle | None = None  # whose body is arriving
         self._began: FastCycle | None = None  # by the bytes that are being read
+        self.running: Any = None  # whose answer is under way; uvicorn's `cycle` is the one that came last
         self._known: _KnownHead | None = None
+        self._seat: str | None = None  # among the connections of its address, where they are counted
+        self._alive = False  # the request is `GET /livez`
+        self._turned_away = False
 
     # -- connection
 
@@ -249,18 +289,46 @@ class FastProtocol(HttpToolsProtocol):
         self.client = get_remote_addr(transport)
         self.scheme = "https" if is_ssl(transport) else "http"
         self.deadline = self._monotonic() + HEAD_S
-        self.gateway.services.deadlines.watch(self)
+        gateway = self.gateway
+        gateway.services.deadlines.watch(self)
+        if len(self.connections) >= gateway.door.cap:
+            gateway.door.full()
+        if gateway.addresses.counts:
+            self._take_seat()
+
+    def _take_seat(self) -> None:
+        try:
+            self._seat = self.gateway.addresses.connect(self.client[0] if self.client else None)
+        except ProxyError as error:
+            self._tell(error)
+            self._lingering = True  # what was sent already is not read
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gateway.services.deadlines.forget(self)
-        cycles: list[Any] = [self.cycle, *[cycle for cycle, _ in self.pipeline]]
+        if self._seat is not None:
+            self.gateway.addresses.disconnect(self._seat)
+        cycles: list[Any] = [self.running, self.cycle, *[cycle for cycle, _ in self.pipeline]]
         self.pipeline.clear()
         for cycle in cycles:
-            if isinstance(cycle, FastCycle) and not cycle.response_complete:
-                cycle.disconnected = True
-                if cycle.control is not None:
-                    cycle.control.client_gone()
+            if cycle is None or cycle.response_complete or cycle.disconnected:
+                continue
+            cycle.disconnected = True
+            if not isinstance(cycle, FastCycle):
+                cycle.message_event.set()
+            elif cycle.control is not None:
+                cycle.control.client_gone()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+        if self.deadline == NEVER:
+            self.deadline = self._monotonic() + WRITE_STALL_S
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
+        if self._answering() and self._reading_since is None:
+            self.deadline = NEVER
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
@@ -313,10 +381,17 @@ class FastProtocol(HttpToolsProtocol):
     def expire(self, now: float) -> None:
         """The deadline of whatever state the connection is in has passed."""
         self.deadline = NEVER
+        if self._turned_away:
+            self._turned_away = False
+            self.deadline = now + KEEP_ALIVE_S
+            self.flow.resume_reading()
+            return
         since = self._reading_since
         if since is None:
-            if not self._answering():
-                self.transport.close()  # idle, or lingering long enough
+            cycle: Any = self.cycle
+            # idle, lingering long enough, or nobody reads; the fast lane's answers have the engine's deadline for that
+            if not self._answering() or (self.flow.write_paused and not isinstance(cycle, FastCycle)):
+                self._hang_up()
             return
         spent = now - since
         if self._in_body and spent < BODY_S and self._body_bytes >= BODY_BYTES_PER_S * spent:
@@ -334,6 +409,18 @@ class FastProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _close(self) -> None:
+        self.transport.close()
+        self.deadline = self._monotonic() + WRITE_STALL_S
+
+    def _hang_up(self) -> None:
+        """Closing waits until all is sent, which never comes where nobody reads."""
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            self.gateway.services.meter.count("slow_reader")
+            self.transport.abort()
+        else:
+            self.transport.close()
+
     # -- parser callbacks
 
     def on_message_begin(self) -> None:
@@ -344,6 +431,7 @@ class FastProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._in_body = False
         self._fast = None
+        self._alive = False
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop(BadHttp("Too many requests were sent ahead on one connection."))
         self._reading_since = self._monotonic()
@@ -371,6 +459,8 @@ class FastProtocol(HttpToolsProtocol):
             # llhttp leaves the body of such a request unread, so it cannot simply be ignored
             self._stop(BadHttp("Upgrades are not served here: send plain HTTP/1.1, without an Upgrade header."))
         http_version = self.parser.get_http_version()
+        if http_version != "1.1" and http_version != "1.0":  # a line without a version is taken for 0.9 by the parser
+            self._stop(BadHttp("This version of HTTP is not served: send HTTP/1.1."))
         if b"host" not in headers and http_version == "1.1":
             self._stop(BadHttp("There must be a Host header."))
         if len(headers) != len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
@@ -382,20 +472,47 @@ class FastProtocol(HttpToolsProtocol):
         path, _, _ = url.partition(b"?")
         page = b"origin" in headers and gateway.settings.server.cors_origins  # what a page needs in an answer, the ASGI door has
         if path not in HOT_PATHS or self.parser.get_method() != b"POST" or page:
-            self._to_asgi()
+            if path == b"/livez" and self._asks_alone(headers):
+                self._alive = True
+            else:
+                self._to_asgi()
             return
         if b"content-encoding" in headers:
             self._stop(UnsupportedMediaType("Compressed requests are not taken: send the body as it is."))
         try:
+            gateway.guard.check_host(gateway.settings, headers)
             client = gateway.guard.client(gateway.settings, headers)
         except ProxyError as error:
             self._stop(error)
+        if length is None or int(length) > LARGE_BODY_BYTES:
+            self._hurry(gateway)
         if headers.get(b"expect", b"").lower() == b"100-continue":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         keep_alive = http_version != "1.0" and self.parser.should_keep_alive() and not gateway.draining
         self._fast = FastCycle(
             self, headers, client, request_id=gateway.new_id(), keep_alive=keep_alive, http_11=http_version == "1.1"
         )
+
+    def _hurry(self, gateway: Gateway) -> None:
+        """A large body is not waited for when its request will be refused; behind answers under way it waits for its turn."""
+        if len(gateway.live) >= gateway.governor.room and not self._answering():
+            self._stop(gateway.overloaded())
+
+    def _asks_alone(self, headers: dict[bytes, bytes]) -> bool:
+        """A GET of nothing but itself, on a connection on which nothing else is being answered."""
+        plain = headers.keys().isdisjoint((b"content-length", b"transfer-encoding", b"expect"))
+        return plain and self.parser.get_method() == b"GET" and not self._answering()
+
+    def _tell_alive(self) -> None:
+        """As the route does, but in this turn of the event loop, however much there is to do in the next."""
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        lines = [(b"content-type", b"application/json"), (b"x-request-id", self.gateway.new_id().encode()), *SAFE_HEADERS]
+        head = b"\r\n".join([b"%b: %b" % pair for pair in (*lines, *self.server_state.default_headers)])
+        end = b"" if keep_alive else b"connection: close\r\n"
+        self.transport.write(b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[200], head, end, len(_ALIVE), _ALIVE))
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _to_asgi(self) -> None:
         """The rest of uvicorn's own way for a request, from a scope with the headers that were collected."""
@@ -406,6 +523,10 @@ class FastProtocol(HttpToolsProtocol):
             expect = expect or pair == (b"expect", b"100-continue")
         self.url, self.expect_100_continue = url, expect
         super().on_headers_complete()
+        if not self.pipeline:
+            self.running = self.cycle
+        else:
+            self.flow.resume_reading()  # see `on_message_complete`; uvicorn itself pauses again over a large body
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -427,7 +548,10 @@ class FastProtocol(HttpToolsProtocol):
         self.deadline = NEVER
         fast = self._fast
         if fast is None:
-            super().on_message_complete()
+            if self._alive:
+                self._tell_alive()
+            else:
+                super().on_message_complete()
             return
         self._fast = None
         fast.more_body = False
@@ -437,12 +561,15 @@ class FastProtocol(HttpToolsProtocol):
             self._began = fast
             self.loop.call_soon(fast.run)  # not at once: this is inside the parser
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((fast, self.app))  # type: ignore[arg-type]
+            # whoever sends ahead may hang up as well, and only who reads notices
+            if sum([len(cycle.body) for cycle, _ in self.pipeline]) > MAX_AHEAD_BYTES:
+                self.flow.pause_reading()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self.deadline = self._monotonic() + WRITE_STALL_S  # for what is still to be sent
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -451,9 +578,10 @@ class FastProtocol(HttpToolsProtocol):
             if isinstance(following, FastCycle):
                 self.loop.call_soon(following.run)  # not at once: this is inside the last one's fiber
             else:
+                self.running = following
                 self._start_asgi_task(following, app)
         elif self._reading_since is None and not self._lingering:
-            self.deadline = self._monotonic() + KEEP_ALIVE_S
+            self.deadline = self._monotonic() + (WRITE_STALL_S if self.flow.write_paused else KEEP_ALIVE_S)
 
     def _answering(self) -> bool:
         cycle: Any = self.cycle  # None before the first request, whatever uvicorn's annotation says
@@ -475,15 +603,26 @@ class FastProtocol(HttpToolsProtocol):
         """Answers what cannot be served and reads no further. Behind answers that are still under way the connection is just cut."""
         self._refusal = None
         if self._answering():
-            self.transport.close()
+            self._close()
             return
+        self._tell(error)
+        self.linger()
+
+    def _tell(self, error: ProxyError) -> None:
+        """The last answer on this connection."""
         self.gateway.services.meter.rejected(error.code)
         body = orjson.dumps(error_object(error))
         lines = [STATUS_LINE[error.status]]
         lines += [b"%b: %b\r\n" % pair for pair in error_headers(self.gateway.new_id(), error)]
         lines.append(b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         self.transport.write(b"".join(lines))
-        self.linger()
+
+    def turn_away(self) -> None:
+        """The last answer said when to come again. Until then nothing is read here."""
+        if not self.transport.is_closing() and not self.pipeline and self._reading_since is None:
+            self._turned_away = True
+            self.flow.pause_reading()
+            self.deadline = self._monotonic() + RETRY_AFTER_S
 
     def linger(self) -> None:
         """Closing while bytes are still coming would reset the connection and take the answer with it: let them come a moment, unread."""

@@ -134,6 +134,18 @@ _TARGET: Final[dict[str, Schema]] = {
     "latency_ms": maybe(NUMBER),
     "last_check": maybe(TIME),
 }
+_KEY: Final[dict[str, Schema]] = {
+    "id": TEXT,
+    "name": TEXT,
+    "state": one_of("active", "expired", "revoked", "shadowed"),
+    "hint": TEXT,
+    "created": TIME,
+    **dict.fromkeys(("expires", "revoked", "rotated", "old_until", "last_used"), maybe(TIME)),
+    **dict.fromkeys(("department", "agent"), maybe(TEXT)),
+    **dict.fromkeys(("chains", "models"), maybe(list_of(TEXT))),
+    "budget": {"anyOf": [object_of({"usd": USD, "per": PER, "hard": FLAG}), {"type": "null"}]},
+    "limits": object_of(dict.fromkeys(("rpm", "tpm", "in_flight"), maybe(COUNT))),
+}
 _LEFT: Final[Schema] = object_of({"limit": COUNT, "remaining": COUNT, "resets_s": maybe(NUMBER)})
 _CARD: Final[dict[str, Schema]] = {
     "name": TEXT,
@@ -357,6 +369,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "advice": data_of(ref("Advice")),
         }
     ),
+    "Key": object_of(_KEY),
+    "NewKey": object_of({**_KEY, "key": {**TEXT, "description": "What to send: shown here, and nowhere else"}}),
     "Readiness": object_of({"ready": FLAG, "reasons": _NAMES, "notes": _NAMES}),
     "Model": object_of({"id": TEXT, "object": one_of("model"), "created": COUNT, "owned_by": TEXT}),
 }

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -56,6 +56,7 @@ SELECT id, attempts, writer FROM request_rows WHERE ended = 0 AND time_ms <= :un
 AND NOT EXISTS (SELECT 1 FROM attempt_rows WHERE request_id = id AND (rank < 2 OR time_ms > :until))"""
 
 Log = Callable[[str, dict[str, Any]], None]
+Made = TypeVar("Made")
 
 
 _UNSTORABLE = (
@@ -159,6 +160,19 @@ class Drainer:
         self._count("corrupt", 1)
         self.caught_up = False
         self.rebuilds += 1
+
+    def exclusively(self, work: Callable[[sqlite3.Connection, Ledger], Made]) -> Made:
+        """What somebody else wants of the one writer, in one transaction. Raises what `work` raises, with nothing changed."""
+        assert self._ledger is not None
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            made = work(self._database, self._ledger)
+            self._database.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._ledger.forget()
+        return made
 
     def close(self) -> None:
         self._disconnect()

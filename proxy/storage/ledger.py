@@ -44,7 +44,7 @@ _ENDED_ATTEMPT = """
 INSERT INTO attempt_rows (request_id, n, kind, time_ms, error, first_token_ms, duration_ms, input_tokens, cached_input_tokens,
     cache_write_tokens, output_tokens, reasoning_tokens, input_audio_tokens, output_audio_tokens, cost_nusd, at_risk_tokens, rank)
 VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,2)
-ON CONFLICT (request_id, n) DO UPDATE SET rank = 2, writer = NULL, kind = excluded.kind, error = excluded.error,
+ON CONFLICT (request_id, n) DO UPDATE SET rank = 2, writer = NULL, kind = excluded.kind, time_ms = excluded.time_ms, error = excluded.error,
     first_token_ms = excluded.first_token_ms, duration_ms = excluded.duration_ms, input_tokens = excluded.input_tokens,
     cached_input_tokens = excluded.cached_input_tokens, cache_write_tokens = excluded.cache_write_tokens,
     output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens,
@@ -73,6 +73,13 @@ _ATTEMPT_KINDS = (
     "provider", "upstream_model", "credential", "outcome", "http_status", "error_class", "category", "usage_source", "price_source",
     "finish_reason",
 )  # fmt: skip
+
+_KEEP_PRICE = """
+INSERT OR IGNORE INTO repriced (request_id, n, time_ms, cost_nusd, price_source)
+SELECT request_id, n, :time_ms, cost_nusd, price_source FROM attempts WHERE request_id = :id AND n = :n"""
+_ATTEMPT_KIND = f"""
+SELECT {", ".join(_ATTEMPT_KINDS)} FROM attempt_kinds
+WHERE id = (SELECT kind FROM attempt_rows WHERE request_id = ? AND n = ?)"""  # noqa: S608 - this module's own words
 
 _open_kind = pick(RequestOpen, "client", "department", "agent", "task", "model", "chain", "stream", "config")
 _open_times = pick(RequestOpen, "time_ms", "task_id")
@@ -174,7 +181,7 @@ class Ledger:
         self._usage.add_requests(
             hour,
             _dimensions(kind.target, kind.tags),
-            _request_sums(kind.outcome, attempts, durations_ms, first_tokens),
+            request_sums(kind.outcome, attempts, durations_ms, first_tokens),
             durations=durations,
             first_token_times=first_token_times,
         )
@@ -211,6 +218,17 @@ class Ledger:
             rows.append((row, kind))
         return rows
 
+    def price(self, request_id: str, n: int, *, cost_nusd: int, source: str, time_ms: int) -> None:
+        """An ended attempt costs something else from now on; what it was is kept. The sums are the caller's to mend."""
+        connection = self._connection
+        connection.execute(_KEEP_PRICE, {"id": request_id, "n": n, "time_ms": time_ms})
+        (said,) = connection.execute(_ATTEMPT_KIND, (request_id, n)).fetchall()
+        values = tuple(source if name == "price_source" else value for name, value in zip(_ATTEMPT_KINDS, said, strict=True))
+        kind = self._number("attempt_kinds", _ATTEMPT_KINDS, values)
+        connection.execute(
+            "UPDATE attempt_rows SET cost_nusd = ?, kind = ? WHERE request_id = ? AND n = ?", (cost_nusd, kind, request_id, n)
+        )
+
     def _ended_attempts(self, batch: Batch) -> list[tuple[Row, _AttemptKind]]:
         rows = []
         kinds = self._attempt_kinds
@@ -246,7 +264,7 @@ class Ledger:
             agent, task, chain, stream, config, upstream_model, http_status, finish_reason, error_code, _json(trace), _json(dropped),
         )  # fmt: skip
         tags = (chain or "", client or "", department or "", agent or "", task or "", int(stream or 0))
-        failovers = _failovers(trace, f"{provider}/{upstream_model}") if provider is not None else []
+        failovers = failovers_of(trace, f"{provider}/{upstream_model}") if provider is not None else []
         target = (provider or "", upstream_model or "", credential or "")
         kind = _RequestKind(facet, self._number("request_kinds", _REQUEST_KINDS, values), outcome, target, tags, failovers)
         _remember(self._request_kinds, key, kind)
@@ -349,7 +367,7 @@ def _dimensions(target: Row, tags: Row) -> Row:
     return (provider, upstream_model, chain, client, department, agent, task, credential, stream)
 
 
-def _failovers(trace: Any, last_target: str) -> list[Row]:
+def failovers_of(trace: Any, last_target: str) -> list[Row]:
     """(attempt, from, to, reason) for each time that the trace says it went on to another target; the last of them is where it ended."""
     notes = {
         entry["attempt"]: entry for entry in trace or () if isinstance(entry, dict) and "then" in entry and "attempt" in entry
@@ -361,12 +379,12 @@ def _failovers(trace: Any, last_target: str) -> list[Row]:
     ]
 
 
-def _request_sums(outcome: str, attempts: Row, durations_ms: Row, first_tokens: list[float]) -> Row:
+def request_sums(outcome: str, attempts: Row, durations_ms: Row, first_tokens: list[float]) -> Row:
     counted_as = outcome if outcome in _OUTCOMES else "failed"
     requests = len(attempts)
     by_outcome = [requests if counted_as == name else 0 for name in _OUTCOMES]
     failed_over = sum(made > 1 for made in attempts)
-    return (requests, *by_outcome, failed_over, _us(durations_ms), _us(first_tokens), len(first_tokens))
+    return (requests, *by_outcome, failed_over, whole_us(durations_ms), whole_us(first_tokens), len(first_tokens))
 
 
 def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
@@ -375,7 +393,7 @@ def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
     return (
         len(rows),
         len(rows) if kind.outcome == "ok" else 0,
-        _us(durations_ms),
+        whole_us(durations_ms),
         *map(sum, tokens),
         sum(known),
         sum(at_risk_tokens),
@@ -384,6 +402,6 @@ def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
     )
 
 
-def _us(durations_ms: Iterable[float | None]) -> int:
+def whole_us(durations_ms: Iterable[float | None]) -> int:
     """Each cut to whole microseconds by itself, so that the sum is the same however the rows were cut into batches."""
     return sum([int(duration_ms * 1000) for duration_ms in durations_ms if duration_ms is not None])

@@ -27,7 +27,13 @@ _TOLD_A_STEP = 1000
 _SWEEP_EVERY_S = 86_400.0
 
 _OLD_REQUESTS = "SELECT id, facet FROM request_rows WHERE id < ? AND ended = 1 ORDER BY id LIMIT ?"
+_MARK_GONE = """
+INSERT INTO marks (name, value) SELECT 'rows_gone_until_ms', max(time_ms) FROM (
+    SELECT time_ms FROM request_rows WHERE id IN (SELECT value FROM json_each(:ids)) UNION ALL
+    SELECT time_ms FROM attempt_rows WHERE request_id IN (SELECT value FROM json_each(:ids))) WHERE true
+ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"""
 _FORGET_REQUESTS = (
+    "DELETE FROM repriced WHERE request_id IN (SELECT value FROM json_each(?))",
     "DELETE FROM attempt_rows WHERE request_id IN (SELECT value FROM json_each(?))",
     "DELETE FROM request_rows WHERE id IN (SELECT value FROM json_each(?))",
 )
@@ -101,6 +107,7 @@ class Pruner:
     def _requests(self, cut: str) -> Iterator[None]:
         while rows := self._connection.execute(_OLD_REQUESTS, (cut, _REQUESTS_A_STEP)).fetchall():
             ids = orjson.dumps([row[0] for row in rows]).decode()
+            self._connection.execute(_MARK_GONE, {"ids": ids})
             for sql in _FORGET_REQUESTS:
                 self._connection.execute(sql, (ids,))
             self._connection.execute(_FORGET_FACETS, (orjson.dumps(list({row[1] for row in rows})).decode(),))

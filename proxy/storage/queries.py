@@ -97,6 +97,10 @@ _ALERTS = """
 SELECT id, kind, severity, subject, message, value, threshold, raised_ms, resolved_ms, acknowledged_ms FROM alerts
 WHERE raised_ms >= :since_ms AND (:kind IS NULL OR kind = :kind) AND (NOT :open_only OR resolved_ms IS NULL)
 ORDER BY resolved_ms IS NOT NULL, raised_ms DESC, id DESC LIMIT :limit"""
+_LAST_USED = """
+SELECT f.client, max(r.time_ms) FROM facets AS f
+JOIN request_rows AS r ON r.id = (SELECT max(id) FROM request_rows WHERE facet = f.id)
+WHERE f.client IS NOT NULL GROUP BY 1"""
 _RESETS = "SELECT provider, credential, time_ms FROM quota_resets"
 _SOURCES = {None: None, 1: "provider", 2: "counted", 3: "estimated"}
 _TOKENS = ("input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
@@ -228,6 +232,11 @@ class Queries:
         """Times that requests went on from one target to another: chain, from, to, reason (an error class), count; most first."""
         rows = await self._fetch(_FAILOVERS, _hours(since_ms, until_ms))
         return [dict(zip(("chain", "from", "to", "reason", "count"), row, strict=True)) for row in rows]
+
+    async def last_used(self) -> dict[str, int]:
+        """When each client last called, milliseconds since 1970, as far as there are rows: of each facet the newest, by its index."""
+        rows = await self._fetch(_LAST_USED, ())
+        return {str(client): time_ms for client, time_ms in rows}
 
     async def spent_nusd(self, scope: str, name: str | None, since_ms: int) -> int:
         """What ended attempts cost since the begin of that hour, of total, provider, client, department or agent; `name` counts for

@@ -22,6 +22,7 @@ DELIVERY_RESULTS = ("sent", "failed", "dropped")
 
 # `other`: an event without a name here, which a test of the code rules out
 EVENTS = (
+    "accept_paused",
     "auth_latched",
     "bad_retry_after",
     "bad_utf8",
@@ -39,6 +40,7 @@ EVENTS = (
     "recovered",
     "redirect",
     "budget_exhausted",
+    "shared_table_full",
     "shed",
     "slow_client",
     "slow_reader",
@@ -175,10 +177,32 @@ _TABLE = (
     Family("tollbridge_log_lines_dropped_total", "counter", (), "Log lines that nobody took: standard error was closed or full."),
     Family("tollbridge_ledger_lag_seconds", "gauge", (), "Age of the oldest journal record that the database does not hold yet."),
     Family("tollbridge_ledger_errors_total", "counter", (), "Journal writes that failed."),
+    Family(
+        "tollbridge_ledger_dropped_total", "counter", (), "Journal records that are lost: the disk took none and memory was full."
+    ),
+    Family(
+        "tollbridge_ledger_sync_errors_total",
+        "counter",
+        (),
+        "Syncs of the journal that failed, or that an answer waited for in vain.",
+    ),
     Family("tollbridge_config_last_reload_successful", "gauge", (), "0 while a broken file is being ignored."),
     Family("tollbridge_config_reloads_total", "counter", ("result",), "Configuration reloads: ok or error."),
     Family("tollbridge_config_info", "gauge", ("hash",), "The configuration in force, as in the ledger's rows."),
     Family("tollbridge_build_info", "gauge", ("version", "python"), "What is running."),
+    Family(
+        "tollbridge_worker_restarts_total",
+        "counter",
+        ("process",),
+        "Processes of the proxy that died and were started again: a worker or the drainer.",
+    ),
+    Family("tollbridge_connections", "gauge", (), "Callers' connections that are open."),
+    Family("tollbridge_connections_limit", "gauge", (), "As many are taken in: four fifths of the file descriptors allowed."),
+    Family(
+        "tollbridge_requests_room", "gauge", (), "Requests that may run at a time: as configured, fewer while it is overloaded."
+    ),
+    Family("tollbridge_loop_delay_seconds", "gauge", (), "How late the event loop was when it last looked."),
     Family("tollbridge_draining", "gauge", (), "1 from the signal to stop until the end."),
+    Family("tollbridge_tasks", "gauge", (), "Tasks of the event loop. They do not grow with what was served."),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _TABLE}

@@ -13,9 +13,10 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from proxy.core.money import NUSD_PER_USD
 from proxy.core.usage import Usage
@@ -30,7 +31,9 @@ from proxy.telemetry.families import (
     TOKEN_KINDS,
     rejection_reasons,
 )
-from proxy.telemetry.readings import MAX_READING_SERIES, OTHER, Readings, samples
+from proxy.telemetry.processes import Processes
+from proxy.telemetry.readings import MAX_READING_SERIES, OTHER, Readings, delivered, samples
+from proxy.telemetry.tables import Samples, Tables
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -43,6 +46,13 @@ MAX_RECENT = 64  # first tokens of one (provider, model) between two looks: a sa
 _DURATION_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0)
 _FIRST_TOKEN_BOUNDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0)
 _OVERHEAD_BOUNDS = (0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_5, 0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.5)
+_BOUNDS = {
+    "tollbridge_request_duration_seconds": _DURATION_BOUNDS,
+    "tollbridge_request_first_token_seconds": _FIRST_TOKEN_BOUNDS,
+    "tollbridge_overhead_seconds": _OVERHEAD_BOUNDS,
+    "tollbridge_first_token_seconds": _FIRST_TOKEN_BOUNDS,
+}
+_Table = tuple[str, Samples]
 
 
 class DeploymentState(NamedTuple):
@@ -55,6 +65,15 @@ class DeploymentState(NamedTuple):
     latched: bool
 
 
+class Load(NamedTuple):
+    """How much there is to do for this process. `room`: requests that may run at a time."""
+
+    connections: int = 0
+    connections_limit: int = 0
+    room: int = 0
+    loop_delay_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where a scrape reads what others know. Each is called once per scrape and must be quick."""
@@ -62,11 +81,18 @@ class Sources:
     deployments: Callable[[], Iterable[DeploymentState]] = tuple
     ledger_lag_s: Callable[[], float] = float
     ledger_errors: Callable[[], int] = int
+    ledger_dropped: Callable[[], int] = int
+    ledger_sync_errors: Callable[[], int] = int
     config_hash: Callable[[], str] = str
+    load: Callable[[], Load] = Load
     draining: Callable[[], bool] = bool
+    tasks: Callable[[], int] = int
     redactions: Callable[[], int] = int
     log_lines_dropped: Callable[[], int] = int
     readings: Readings = field(default_factory=Readings)
+    processes: Callable[[], Sequence[int]] | None = None  # of which the proxy consists; None: of this one
+    restarts: Callable[[], Mapping[str, int]] = dict  # by the kind of process that died
+    together: Callable[[Tables], Tables] | None = None  # this worker's tables -> those of all workers of this proxy
 
 
 class _Histogram:
@@ -86,14 +112,6 @@ class _Histogram:
     @property
     def series(self) -> int:
         return len(self.counts) + 2
-
-    def cumulated(self) -> list[tuple[str, float]]:
-        result: list[tuple[str, float]] = []
-        total = 0
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            total += count
-            result.append(("+Inf" if bound == float("inf") else repr(bound), total))
-        return result
 
 
 class _Requests:
@@ -297,6 +315,11 @@ class Metrics:
         """(provider, model) -> attempts that consumed tokens of unknown price; only where there are any."""
         return {key: deployment.unpriced for key, deployment in self._deployments.items() if deployment.unpriced}
 
+    def tables(self, *, readings: bool = True) -> Tables:
+        """Everything that is counted here, and what others know: the families in their order. Without `readings` nobody is asked who takes
+        his time."""
+        return dict(_Tables(self).all(readings=readings))
+
     def render(self, openmetrics: bool) -> tuple[bytes, str]:
         """The body and the content type of a scrape's answer."""
         # prometheus_client costs a start-up 40 ms and an idle process some megabytes: a scrape pays for it
@@ -306,7 +329,10 @@ class Metrics:
         if self._registry is None:
             self._registry = CollectorRegistry(auto_describe=False)
             self._registry.register(_Collector(self))
-            ProcessCollector(registry=self._registry)
+            if (pids := self.sources.processes) is None:
+                ProcessCollector(registry=self._registry)
+            else:
+                self._registry.register(Processes(pids, lambda pid: ProcessCollector(pid=lambda: pid, registry=None)))
         if openmetrics:
             body: bytes = openmetrics_exposition.generate_latest(self._registry)  # type: ignore[no-untyped-call]
             return body, openmetrics_exposition.CONTENT_TYPE_LATEST
@@ -370,14 +396,27 @@ class _Collector:
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
+        own, together = self._metrics.tables(), self._metrics.sources.together
+        for name, found in (own if together is None else together(own)).items():
+            yield _family(name, found)
+
+
+class _Tables:
+    """Tells a `Metrics` in plain tables."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def all(self, *, readings: bool) -> Iterator[_Table]:
         yield from self._requests()
         yield from self._deployments()
         yield from self._gauged()
-        for name, found in samples(self._metrics.sources.readings):
+        known = self._metrics.sources.readings
+        for name, found in samples(known) if readings else [delivered(known)]:
             yield _simple(name, found)
         yield from self._process()
 
-    def _requests(self) -> Iterator[Metric]:
+    def _requests(self) -> Iterator[_Table]:
         metrics = self._metrics
         yield _simple(
             "tollbridge_requests_total",
@@ -397,16 +436,10 @@ class _Collector:
         yield _simple("tollbridge_failovers_total", metrics._failovers.items())
         yield _simple("tollbridge_fallbacks_total", (((chain,), count) for chain, count in metrics._fallbacks.items()))
 
-    def _deployments(self) -> Iterator[Metric]:
-        from prometheus_client.core import SummaryMetricFamily  # as in render
-
+    def _deployments(self) -> Iterator[_Table]:
         known = self._metrics._deployments.items()
         yield _simple("tollbridge_attempts_total", ((key, child.count) for key, child in self._metrics._attempts.items()))
-        family = FAMILIES["tollbridge_attempt_duration_seconds"]
-        summary = SummaryMetricFamily(family.name, family.help, labels=family.labels)
-        for key, child in known:
-            summary.add_metric(key, child.attempts, child.duration_s)
-        yield summary
+        yield "tollbridge_attempt_duration_seconds", [(key, [child.attempts, child.duration_s]) for key, child in known]
         yield _histogram("tollbridge_first_token_seconds", ((key, child.first_token) for key, child in known))
         yield _simple(
             "tollbridge_tokens_total",
@@ -415,7 +448,7 @@ class _Collector:
         yield _simple("tollbridge_cost_usd_total", ((key, child.cost_nusd / NUSD_PER_USD) for key, child in known))
         yield _simple("tollbridge_unpriced_requests_total", ((key, child.unpriced) for key, child in known))
 
-    def _gauged(self) -> Iterator[Metric]:
+    def _gauged(self) -> Iterator[_Table]:
         """Several keys of one target, and the targets beyond the bound, are folded into the worst of them."""
         worst: dict[tuple[str, str], tuple[int, float, bool]] = {}
         for state in self._metrics.sources.deployments():
@@ -432,39 +465,68 @@ class _Collector:
         yield _simple("tollbridge_cooldown_seconds", ((key, value[1]) for key, value in worst.items()))
         yield _simple("tollbridge_latched", ((key, int(value[2])) for key, value in worst.items()))
 
-    def _process(self) -> Iterator[Metric]:
+    def _process(self) -> Iterator[_Table]:
         metrics, sources = self._metrics, self._metrics.sources
         yield _simple("tollbridge_events_total", (((event,), count) for event, count in metrics._events.items()))
         yield _simple("tollbridge_redactions_total", [((), sources.redactions())])
         yield _simple("tollbridge_log_lines_dropped_total", [((), sources.log_lines_dropped())])
         yield _simple("tollbridge_ledger_lag_seconds", [((), sources.ledger_lag_s())])
         yield _simple("tollbridge_ledger_errors_total", [((), sources.ledger_errors())])
+        yield _simple("tollbridge_ledger_dropped_total", [((), sources.ledger_dropped())])
+        yield _simple("tollbridge_ledger_sync_errors_total", [((), sources.ledger_sync_errors())])
         yield _simple("tollbridge_config_last_reload_successful", [((), int(metrics.config_loaded))])
         yield _simple("tollbridge_config_reloads_total", (((result,), count) for result, count in metrics._reloads.items()))
         yield _simple("tollbridge_config_info", [((sources.config_hash(),), 1)])
         yield _simple("tollbridge_build_info", [((VERSION, platform.python_version()), 1)])
+        yield _simple("tollbridge_worker_restarts_total", (((kind,), count) for kind, count in sources.restarts().items()))
+        load = sources.load()
+        yield _simple("tollbridge_connections", [((), load.connections)])
+        yield _simple("tollbridge_connections_limit", [((), load.connections_limit)])
+        yield _simple("tollbridge_requests_room", [((), load.room)])
+        yield _simple("tollbridge_loop_delay_seconds", [((), load.loop_delay_s)])
         yield _simple("tollbridge_draining", [((), int(sources.draining()))])
+        yield _simple("tollbridge_tasks", [((), sources.tasks())])
 
 
-def _simple(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # as in render
+def _simple(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> _Table:
+    return name, list(samples)
+
+
+def _histogram(name: str, samples: Iterable[tuple[tuple[str, ...], _Histogram]]) -> _Table:
+    return name, [(labels, [histogram.sum, *histogram.counts]) for labels, histogram in samples]
+
+
+def _family(name: str, found: Samples) -> Metric:
+    from prometheus_client.core import (  # as in render
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        SummaryMetricFamily,
+    )
 
     family = FAMILIES[name]
-    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = make(family.name, family.help, labels=family.labels)
-    for labels, value in samples:
-        metric.add_metric(labels, value)
-    return metric
+    metric: Any
+    match family.kind:
+        case "histogram":
+            metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+            for labels, value in found:
+                assert isinstance(value, list)
+                metric.add_metric(labels, _cumulated(_BOUNDS[name], value[1:]), value[0])
+        case "summary":
+            metric = SummaryMetricFamily(family.name, family.help, labels=family.labels)
+            for labels, value in found:
+                assert isinstance(value, list)
+                metric.add_metric(labels, *value)
+        case kind:
+            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            metric = make(family.name, family.help, labels=family.labels)
+            for labels, value in found:
+                metric.add_metric(labels, value)
+    return cast("Metric", metric)
 
 
-def _histogram(name: str, samples: Iterable[tuple[tuple[str, ...], _Histogram]]) -> Metric:
-    from prometheus_client.core import HistogramMetricFamily  # as in render
-
-    family = FAMILIES[name]
-    metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
-    for labels, histogram in samples:
-        metric.add_metric(labels, histogram.cumulated(), histogram.sum)
-    return metric
+def _cumulated(bounds: Sequence[float], counts: Sequence[float]) -> list[tuple[str, float]]:
+    return list(zip([*map(repr, bounds), "+Inf"], accumulate(counts), strict=True))
 
 
 def _bool(value: bool) -> str:

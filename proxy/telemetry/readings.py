@@ -90,10 +90,15 @@ def samples(readings: Readings) -> Iterator[tuple[str, Samples]]:
     yield "tollbridge_rate_limit_remaining", rates.samples()
     open_now = readings.alerts_open()
     yield "tollbridge_alerts_open", [((severity,), open_now.get(severity, 0)) for severity in SEVERITIES]
+    yield delivered(readings)
+
+
+def delivered(readings: Readings) -> tuple[str, Samples]:
+    """The one family that is counted: the others say how things stand."""
     deliveries = _Folded((MAX_CHANNELS) * len(DELIVERY_RESULTS), _sum)
     for (channel, result), count in readings.deliveries().items():
         deliveries.add((channel, result), count, other=(OTHER, result))
-    yield "tollbridge_alert_deliveries_total", deliveries.samples()
+    return "tollbridge_alert_deliveries_total", deliveries.samples()
 
 
 def _providers(readings: Iterable[ProviderReading]) -> Iterator[tuple[str, Samples]]:

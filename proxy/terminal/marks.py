@@ -52,6 +52,10 @@ _STYLES: dict[str, str] = {
     "unknown": "yellow",
     "open": "yellow",
     "resolved": "green",
+    "active": "green",
+    "expired": "dim",
+    "revoked": "dim",
+    "shadowed": "red",
 }
 _ALMOST, _FULL = 0.75, 0.95
 

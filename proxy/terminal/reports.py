@@ -302,3 +302,36 @@ def _share(value: float | None) -> str:
 
 def _ms(value: float | None) -> str:
     return NOTHING if value is None else duration(value)
+
+
+# -- keys
+
+
+def keys(rows: Sequence[Report]) -> Sheet:
+    """As `GET /api/v1/keys` has them."""
+    shown = [
+        {
+            **row,
+            "may": ", ".join([*(row["chains"] or []), *(row["models"] or [])])
+            or ("everything" if row["chains"] is None else "nothing"),
+            "budget": f"${row['budget']['usd']} per {row['budget']['per']}" if row["budget"] else None,
+        }
+        for row in rows
+    ]
+    return Sheet("keys", "keys", _KEYS, shown)
+
+
+_KEYS = (
+    Column("name", "name"),
+    Column("state", "state", "state"),
+    Column("hint", "key", "id", 3),
+    Column("may", "may ask for", "text", 2),
+    Column("budget", "budget", "text", 5, if_any=True),
+    Column("department", "department", "text", 6, if_any=True),
+    Column("agent", "agent", "text", 7, if_any=True),
+    Column("created", "made", "time", 8),
+    Column("expires", "expires", "time", 4, if_any=True),
+    Column("old_until", "old secret until", "time", 9, if_any=True),
+    Column("last_used", "last used", "time", 1),
+    Column("id", "id", "id"),
+)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -136,7 +137,9 @@ class NativeTransport:
         except ssl.SSLError as error:
             raise UpstreamError(ErrorClass.TLS, _tls_message(origin, error), sent=False) from error
         except OSError as error:
-            raise UpstreamError(ErrorClass.CONNECT, _connect_message(origin, error), sent=False) from error
+            # without a file descriptor it is not the provider that fails
+            error_class = ErrorClass.INTERNAL if error.errno in (errno.EMFILE, errno.ENFILE) else ErrorClass.CONNECT
+            raise UpstreamError(error_class, _connect_message(origin, error), sent=False) from error
         finally:
             self._connecting -= 1
 

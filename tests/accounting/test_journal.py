@@ -352,3 +352,97 @@ def test_a_record_has_its_fields_in_the_order_of_its_class() -> None:
     expected = {"t": "E", **ended._asdict(), "end": end_}
     assert named(positional(ended)) == expected
     assert named([*positional(ended), "of a later release"]) == expected
+
+
+def test_told_to_serve_begins_wait_too_and_leave_room_for_their_ends(tmp_path: Path, clock: FakeClock) -> None:
+    disk = Disk()
+    flaky = FlakyOs(lambda _number, name: not disk.well and name in ("write", "open"), errno.ENOSPC)
+    journal = Journal(tmp_path, boot_id="BOOT", clock=clock, os_module=flaky)
+    journal.serves = True
+    disk.well = False
+    record = begin(1)
+    journal.append(end(0))
+    for _ in range(RING_RECORDS // 2 - 1):
+        journal.append(record)
+    with pytest.raises(JournalError):
+        journal.append(record)
+    assert journal.dropped == 0  # that is for the caller to count, who may refuse instead
+    journal.drop()
+    journal.append(end(1))
+    assert (journal.waiting, journal.dropped) == (RING_RECORDS // 2 + 1, 1)
+    assert "requests are answered without a record (1 records are lost since the start)" in str(journal.problem())
+    disk.well = True
+    journal.tick()
+    assert "takes records again: 1 records are lost" in str(journal.problem())
+    journal.close()
+    assert [record["t"] for record in everything(tmp_path)].count("B") == RING_RECORDS // 2 - 1
+
+
+def test_while_there_is_no_room_at_all_no_segment_is_tried(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk()
+    flaky = FlakyOs(lambda _number, name: not disk.well and name == "write", errno.ENOSPC)
+    journal = Journal(tmp_path, boot_id="BOOT", clock=clock, os_module=flaky)
+    disk.well = False
+    journal.append(end(1))
+    there = len(segments(tmp_path))
+    monkeypatch.setattr(journal, "_free_bytes", lambda: 0)
+    for _ in range(5):
+        journal.tick()
+    assert len(segments(tmp_path)) == there
+    monkeypatch.undo()
+    disk.well = True
+    journal.tick()
+    assert journal.waiting == 0
+    journal.close()
+
+
+def test_a_reserve_that_another_process_gave_up_is_room_all_the_same(tmp_path: Path, clock: FakeClock) -> None:
+    disk = Disk()
+    writes = iter([False, False, True, True])
+
+    def fails(_number: int, name: str) -> bool:
+        return not disk.well and name == "write" and not next(writes)
+
+    journal = Journal(tmp_path, boot_id="BOOT", clock=clock, os_module=FlakyOs(fails, errno.ENOSPC))
+    (tmp_path / "reserve.bin").unlink()
+    disk.well = False
+    journal.append(end(1))
+    assert journal.waiting == 0
+    journal.close()
+    assert ends_in(tmp_path) == ["R1-1"]
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ENOSPC, "short"])
+@pytest.mark.parametrize("burst", [2, 3, 5, 9])
+def test_when_several_calls_in_a_row_fail_ends_wait_and_come_later(
+    tmp_path: Path, clock: FakeClock, fault: int | str, burst: int
+) -> None:
+    """So that the second segment fails too, and giving up the reserve, and making it anew: from every call on."""
+    for nth in range(1, 200):
+        directory = tmp_path / str(nth)
+        disk = Disk(well=False)
+        flaky = FlakyOs(lambda number, _name, nth=nth, disk=disk: not disk.well and nth <= number < nth + burst, fault)  # type: ignore[misc]
+        try:
+            journal = Journal(directory, boot_id="BOOT", clock=clock, segment_bytes=900, os_module=flaky)
+        except JournalError:
+            continue
+        refused = set()
+        for number in range(5):
+            try:
+                journal.append(begin(number))
+            except JournalError:
+                refused.add(number)
+                continue
+            journal.append(end(number))
+            journal.tick()
+        disk.well = True
+        journal.tick()
+        assert (journal.waiting, journal.dropped, journal.healthy) == (0, 0, True)
+        journal.close()
+        assert set(ends_in(directory)) == {f"R{number}-1" for number in range(5) if number not in refused}
+        if not flaky.failed:
+            break
+    else:
+        pytest.fail("no run without a failure")

@@ -385,7 +385,7 @@ tokens = st.integers(0, 400_000)
 
 
 @pytest.mark.property
-@settings(max_examples=1_500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     reference=st.integers(0, 1_000_000),
     parts=st.tuples(tokens, tokens, tokens, tokens, tokens, tokens, tokens, tokens),

@@ -46,6 +46,7 @@ class Plan:
     events: int = 0  # `data:` events that a whole stream has; 0: not checked
     time_limit_s: float = 60.0
     abort_every: int = 0
+    key: str = "sk-client"
 
 
 @dataclass(slots=True)
@@ -92,12 +93,12 @@ class Answer:
         return found[1].decode() if found else ""
 
 
-def request_bytes(body: dict[str, Any], *, port: int, headers: tuple[str, ...] = ()) -> bytes:
+def request_bytes(body: dict[str, Any], *, port: int, headers: tuple[str, ...] = (), key: str = "sk-client") -> bytes:
     payload = orjson.dumps(body)
     lines = [
         "POST /v1/chat/completions HTTP/1.1",
         f"host: 127.0.0.1:{port}",
-        "authorization: Bearer sk-client",
+        f"authorization: Bearer {key}",
         "content-type: application/json",
         "accept: */*",
         "user-agent: bench",
@@ -243,7 +244,8 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.result = Result()
-        self._request = request_bytes(chat_body(plan.model, stream=plan.stream, prompt_bytes=plan.prompt_bytes), port=plan.port)
+        body = chat_body(plan.model, stream=plan.stream, prompt_bytes=plan.prompt_bytes)
+        self._request = request_bytes(body, port=plan.port, key=plan.key)
         self._latencies = array("d")
         self._firsts = array("d")
         self._gaps = array("d")

@@ -62,3 +62,19 @@ def test_a_deadline_that_is_moved_by_an_attribute_write_counts_at_once() -> None
     item.deadline = 5.0
     wheel.tick(4.9)
     assert item.expired == []
+
+
+def test_after_a_pause_of_our_own_there_is_a_turn_for_what_came_meanwhile_but_not_two() -> None:
+    wheel = Deadlines()
+    item = Item(3.0)
+    wheel.watch(item)
+    for now in (0.0, 0.1, 5.0):  # stopped for five seconds
+        wheel.turn(now)
+    assert item.expired == []
+    wheel.turn(5.1)
+    assert item.expired == [5.1]
+
+    item.deadline = 6.0
+    for now in (10.0, 15.0):  # so busy that every turn is late
+        wheel.turn(now)
+    assert item.expired == [5.1, 15.0]

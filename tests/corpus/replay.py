@@ -101,7 +101,7 @@ def configuration(recordings: Iterable[Recording], upstream_port: int, transport
     return {"server": {"log_level": "error"}, "defaults": {"retries": 0}, "providers": providers, "chains": {}}
 
 
-async def replay(recordings: Iterable[Recording], folder: Path, *, transport: str = "native") -> Replay:
+async def replay(recordings: Iterable[Recording], folder: Path, *, transport: str = "native", direct_too: bool = True) -> Replay:
     by_id = {recording.id: recording for recording in recordings}
     upstream = Replayer(by_id)
     await upstream.start()
@@ -117,7 +117,8 @@ async def replay(recordings: Iterable[Recording], folder: Path, *, transport: st
 
             async def both(recording: Recording) -> None:
                 async with turns:
-                    direct[recording.id] = await straight.read(recording)
+                    if direct_too:
+                        direct[recording.id] = await straight.read(recording)
                     proxied[recording.id] = await through.read(recording)
 
             async with asyncio.TaskGroup() as group:

@@ -624,7 +624,7 @@ def comparable(events: Iterable[Event]) -> list[Any]:
 
 @pytest.mark.property
 @given(FRAMES, st.lists(st.integers(0, 3000), max_size=8))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_cut_gives_the_same_events_whatever_is_in_the_frames(data: bytes, places: list[int]) -> None:
     expected = comparable(told(data))
     assert comparable(told(*cut_at(data, places))) == expected
@@ -658,6 +658,6 @@ def test_any_cut_gives_the_same_events_whatever_is_in_the_frames(data: bytes, pl
         max_size=6,
     )
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_no_payload_is_ever_a_fault_of_ours(frames: list[tuple[str, Any]]) -> None:
     told(b"".join(event(kind, payload) for kind, payload in frames))

@@ -534,7 +534,7 @@ MODELS = st.sampled_from([CLAUDE, CLAUDE_37, CLAUDE_46, CLAUDE_5, NOVA, MISTRAL,
 
 @pytest.mark.property
 @given(conversations(), KNOBS, MODELS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_is_asked_is_taken_by_the_judge_or_refused_by_name(
     given_messages: list[dict[str, Any]], knobs: dict[str, Any], model: str
 ) -> None:
@@ -546,7 +546,7 @@ def test_whatever_is_asked_is_taken_by_the_judge_or_refused_by_name(
 
 @pytest.mark.property
 @given(st.dictionaries(st.sampled_from([*FIELDS, *FOREIGN_FIELDS, "guardrailConfig", "requestMetadata"]), JSON, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nonsense_is_the_callers_mistake_and_never_ours(fields: dict[str, Any]) -> None:
     try:
         BedrockConverse().encode_request(chat_request({**CONVERSATION, **fields}), target_of(CLAUDE))

@@ -660,7 +660,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.property
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(
     parts=st.lists(JSON, max_size=3),
     candidate=st.dictionaries(

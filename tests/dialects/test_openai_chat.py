@@ -552,7 +552,7 @@ ANY_STREAM = st.lists(
 
 @pytest.mark.property
 @given(ANY_STREAM, st.lists(st.integers(0, 600), max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_cut_of_any_stream_gives_the_caller_the_same_bytes(data: bytes, cuts: list[int]) -> None:
     at = sorted({min(cut, len(data)) for cut in cuts})
     whole, seen = run([data])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.torture.scripts import SCRIPTS
+from proxy.torture.upstream import Upstream
 from tests.e2e.running import Door, Process, Proxy
-from tests.e2e.scripts import SCRIPTS
-from tests.e2e.upstream import Upstream
 
 KEY = "sk-upstream-1"  # of the fake upstream
 Start = Callable[..., Proxy]

@@ -50,6 +50,7 @@ class Proxy:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
         )
         self._server = DrainingServer(options, lambda: held[0].gateway if held else None, on_started=started.set)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)

@@ -13,10 +13,10 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from proxy.monitoring.conditions import Condition
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import until
 from tests.e2e.conftest import provider, write_config
 from tests.e2e.running import Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import Client, until
 from tests.e2e.conftest import Start, provider
 from tests.e2e.running import Door, Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import chat_body, raw_exchange
 from tests.e2e.conftest import Start, provider
 from tests.e2e.running import Door, Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

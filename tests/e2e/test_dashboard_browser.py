@@ -16,10 +16,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Playwright, expect, sync_playwright
 from pytest_httpserver import HTTPServer
 
+from proxy.torture.upstream import completion
 from tests.e2e.client import until
 from tests.e2e.conftest import Start, provider, write_config
 from tests.e2e.running import Proxy
-from tests.e2e.upstream import completion
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
@@ -180,10 +180,9 @@ def test_the_first_screen_has_what_was_asked_in_its_order(proxy: Proxy, look: Lo
     assert [next(name for name in titles if name.startswith(title)) for title in wanted]
     positions = [next(n for n, name in enumerate(titles) if name.startswith(title)) for title in wanted]
     assert positions == sorted(positions)
-    tiles = dict(
-        zip(page.locator(".tile dt").all_text_contents(), page.locator(".tile .figure").all_text_contents(), strict=True)
-    )
-    assert tiles["Requests"] == "7"
+    expect(page.locator(".tile", has=page.get_by_text("Requests", exact=True)).locator(".figure")).to_have_text("7")
+    both = "tiles => tiles.map(tile => [tile.querySelector('dt').textContent, tile.querySelector('.figure').textContent])"
+    tiles = dict(page.locator(".tile").evaluate_all(both))  # in one look: the page goes on meanwhile
     assert tiles["This month"].endswith(" of $1.00")
     assert re.fullmatch(r"[\d.]+ m?s", tiles["Latency p95"])
     expect(page.locator("#empty")).to_be_hidden()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import until
 from tests.e2e.conftest import Start
 from tests.e2e.running import ROOT, Process, Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,10 @@ from typing import Any
 import openai
 import pytest
 
+from proxy.torture.upstream import Call, Upstream
 from tests.e2e.client import Answer
 from tests.e2e.conftest import Start, provider
 from tests.e2e.running import Door, Proxy
-from tests.e2e.upstream import Call, Upstream
 
 pytestmark = pytest.mark.integration
 

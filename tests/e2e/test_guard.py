@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import Answer, Client, until
 from tests.e2e.conftest import Launch, Start, provider
 from tests.e2e.running import Door, Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from proxy.server import protocol
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import WAIT_S, chat_body, raw_exchange, until
 from tests.e2e.conftest import Start, provider
 from tests.e2e.running import Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +57,8 @@ REFUSED = {
     ),
     "folded_header": (POST + b"Host: x\r\nX-A: 1\r\n  2\r\nContent-Length: 0\r\n\r\n", 400, "bad_http_request"),
     "bare_line_feeds": (b"POST /v1/chat/completions HTTP/1.1\nHost: x\nContent-Length: 0\n\n", 400, "bad_http_request"),
+    "no_version": (b"POST /v1/chat/completions\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 400, "bad_http_request"),
+    "another_version": (b"POST /v1/chat/completions HTTP/2.0\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 400, "bad_http_request"),
     "not_http": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "bad_http_request"),
     "upgrade": (b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 400, "bad_http_request"),
     "upgrade_with_body": (

@@ -7,10 +7,10 @@ import socket
 
 import pytest
 
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import WAIT_S, chat_body
 from tests.e2e.conftest import Start, provider
 from tests.e2e.running import Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

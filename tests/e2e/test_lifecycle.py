@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from proxy.storage.drainer import ORPHAN_AFTER_S, Drainer
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import until
 from tests.e2e.conftest import Launch, provider
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

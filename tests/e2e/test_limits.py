@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from proxy.accounting.quotas import reset_quota
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import Client, until
 from tests.e2e.conftest import Start, provider, write_config
 from tests.e2e.running import Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from proxy.storage.retention import Retention, read_retention
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import until
 from tests.e2e.conftest import Start, provider, write_config
 from tests.e2e.running import Proxy
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.torture.upstream import Upstream
 from tests.e2e.client import Client
 from tests.e2e.conftest import Start, provider
-from tests.e2e.upstream import Upstream
 
 pytestmark = pytest.mark.integration
 

@@ -9,10 +9,10 @@ from typing import Any
 import openai
 import pytest
 
+from proxy.torture.upstream import Call, Upstream, chunk_of, completion, delta, finish, role, usage
 from tests.e2e.client import MESSAGES
 from tests.e2e.conftest import Start, provider
 from tests.e2e.running import Proxy
-from tests.e2e.upstream import Call, Upstream, chunk_of, completion, delta, finish, role, usage
 
 pytestmark = pytest.mark.integration
 

@@ -168,8 +168,18 @@ class RecordingJournal:
     def __init__(self, events: list[tuple[str, Any]]) -> None:
         self._events = events
         self.healthy = True
+        self.strict = False
+        self.serves = False
+        self.dropped = 0
         self.records: list[Record] = []
         self.refuse: set[type] = set()
+
+    def drop(self) -> None:
+        self.dropped += 1
+
+    async def synced(self) -> bool:
+        self._events.append(("synced", None))
+        return True
 
     def append_fields(self, fields: Fields) -> None:
         orjson.dumps(fields)  # it must be writable as it stands

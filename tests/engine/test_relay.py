@@ -351,7 +351,7 @@ async def test_rate_limits_everywhere_are_a_429_with_the_shortest_wait() -> None
     served = await around.serve()
     assert (served.sink.status, served.sink.headers[b"retry-after"]) == (429, b"7")
     served = await around.serve()
-    assert (served.sink.status, served.code, served.sink.headers[b"retry-after"]) == (503, "all_providers_unavailable", b"7")
+    assert (served.sink.status, served.code, served.sink.headers[b"retry-after"]) == (429, "rate_limit_exceeded", b"7")
     assert len(called(around)) == 2
     around.check_books()
 
@@ -824,6 +824,16 @@ async def test_a_model_that_means_nothing_is_a_404_and_a_row() -> None:
     assert isinstance(record, Rejected)
     assert (record.request.model, record.request.chain, record.end.outcome) == ("nothing", None, "rejected")
     assert around.meter.ended == [("none", "rejected", False)]
+
+
+async def test_a_key_where_the_model_belongs_goes_to_nobody_and_into_no_row() -> None:
+    around = world(a=whole())
+    served = await around.serve(model="a-loaded-secret-fake")
+    assert (served.sink.status, served.code) == (404, "model_not_found")
+    (record,) = around.journal.records
+    assert isinstance(record, Rejected)
+    assert record.request.model == "a-***"
+    assert b"loaded-secret-fake" not in bytes(served.sink.body)
 
 
 async def test_a_client_may_use_only_its_chains() -> None:

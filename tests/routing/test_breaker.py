@@ -154,6 +154,53 @@ def test_an_early_probe_that_fails_changes_nothing() -> None:
     assert (breaker.state, breaker.until) == (State.OPEN, until)
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("outcome", ["works", "fails", "says nothing"])
+def test_a_doubted_circuit_is_probed_before_it_is_used_again(outcome: str) -> None:
+    breaker = Breaker(SETTINGS, lambda: 0.5)
+    in_flight = probe(breaker, 1.0)
+    assert breaker.doubt(1.0)
+    breaker.fail(in_flight, 1.0)  # it was sent before, and says nothing any more
+    assert breaker.ready(1.0)
+    generation = probe(breaker, 1.0)
+    assert (breaker.state, breaker.acquire(1.0)) == (State.HALF_OPEN, None)
+    match outcome:
+        case "works":
+            breaker.ok(generation, 2.0)
+            assert breaker.state is State.CLOSED
+            assert not breaker.calm  # slow start
+        case "fails":
+            breaker.fail(generation, 2.0)
+            assert breaker.state.value == "open"
+            assert breaker.until == pytest.approx(2.0 + 5.0)
+        case _:
+            breaker.done(generation)
+            assert breaker.acquire(2.0) is not None
+
+
+@pytest.mark.unit
+def test_a_circuit_that_is_open_or_probed_is_not_doubted() -> None:
+    breaker = opened()
+    until = breaker.until
+    assert not breaker.doubt(1.0)
+    assert (breaker.state, breaker.until) == (State.OPEN, until)
+    probing = probe(breaker, until)
+    assert not breaker.doubt(until)
+    breaker.ok(probing, until)
+    assert breaker.state.value == "closed"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("after_s", "open_s"), [(20.0, 10.0), (301.0, 5.0)])
+def test_a_doubted_circuit_whose_probe_fails_remembers_its_last_opening(after_s: float, open_s: float) -> None:
+    breaker = opened()
+    breaker.ok(probe(breaker, 5.0), 5.0)
+    now = 5.0 + after_s
+    assert breaker.doubt(now)
+    breaker.fail(probe(breaker, now), now)
+    assert breaker.until - now == pytest.approx(open_s)
+
+
 class NaiveBreaker:
     """The same rules, with every result kept in a list and nothing optimised."""
 
@@ -197,6 +244,12 @@ class NaiveBreaker:
     def open(self, now: float, k: int) -> None:
         self.state, self.k, self.era, self.lease, self.slow_until = "open", k, self.era + 1, None, None
         self.until = now + min(5 * 2 ** (k - 1), 30)
+
+    def doubt(self, now: float) -> None:
+        if self.state == "closed":
+            self.state, self.era, self.lease, self.slow_until = "half_open", self.era + 1, None, None
+            if now - self.closed_at > 300:
+                self.k = 0
 
     def ok(self, era: int, now: float) -> int:
         if era != self.era:
@@ -263,6 +316,16 @@ class BreakerMachine(RuleBasedStateMachine):
                 assert all(self.now >= until for until in self.probes.values()), "two probes at once"
                 self.probes = {real: self.now + LEASE_S}
             self.out.append((real, model))
+
+    @rule()
+    def hear_that_another_has_opened(self) -> None:
+        could = self.real.ready(self.now)
+        before = self.real.state
+        assert self.real.doubt(self.now) == (before is State.CLOSED)
+        self.model.doubt(self.now)
+        if before is State.CLOSED:
+            self.probes.clear()
+        assert self.real.ready(self.now) or not could, "hearsay has shut it"
 
     @rule(
         outcome=st.sampled_from(["ok", "fail", "ok then fail", "nothing"]), index=st.integers(0, 1000), count=st.integers(1, 12)

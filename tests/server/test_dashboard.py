@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.types import Message
 
 from proxy.config.load import load
+from proxy.server.addresses import Addresses
 from proxy.server.dashboard import CONTENT_SECURITY_POLICY, CONTENT_TYPES, DASHBOARD, FILES, MAX_FORM_BYTES
 from proxy.server.endpoints import FALLBACK, routes
 from proxy.server.gateway import Gateway
@@ -65,7 +66,11 @@ class Site:
         self.gateway = cast(
             Gateway,
             SimpleNamespace(
-                settings=load(path, environ={}), guard=self.guard, new_id=lambda: "R1", services=SimpleNamespace(log=log)
+                settings=load(path, environ={}),
+                guard=self.guard,
+                addresses=Addresses(),
+                new_id=lambda: "R1",
+                services=SimpleNamespace(log=log, redact=lambda text: text),
             ),
         )
         self.app = Starlette(routes=routes([*DASHBOARD, FALLBACK]))

@@ -18,6 +18,7 @@ from proxy.core.errors import (
     Overloaded,
     ProxyError,
 )
+from proxy.core.redact import MASK, Redactor
 from proxy.engine.answers import error_headers, header_value
 from proxy.server.gateway import prefer_of, tags_of
 
@@ -94,6 +95,14 @@ def test_a_clients_stanza_wins_over_a_header_and_a_header_over_metadata() -> Non
     tags = tags_of(request(Tags("m-dep", "m-agent", "m-task", "m-id")), headers, client)
     assert tags == Tags("c-dep", "h-agent", "h-task", "m-id")
     assert tags_of(request(Tags()), {b"x-tollbridge-task-id": b"h-id"}, None) == Tags(task_id="h-id")
+
+
+def test_a_key_where_a_tag_belongs_is_none() -> None:
+    clean = Redactor(["loaded-secret-fake"]).exact
+    headers = {b"x-tollbridge-agent": b"of loaded-secret-fake", b"x-tollbridge-task": b"h-task"}
+    client = ClientSettings("c", frozenset(), agent=None, department="c-dep")
+    tags = tags_of(request(Tags("m-dep", None, None, "loaded-secret-fake")), headers, client, clean=clean)
+    assert tags == Tags("c-dep", f"of {MASK}", "h-task", MASK)
 
 
 @pytest.mark.parametrize("value", [b"", b"a\tb", "a\u202eb".encode(), b"x" * 129])

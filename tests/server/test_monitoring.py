@@ -18,11 +18,11 @@ from proxy.server.endpoints import FALLBACK
 from proxy.server.openapi import OPERATIONS, document, name_of
 from proxy.server.shapes import GROUPS, SCHEMAS
 from proxy.storage.usage import GROUPS as STORED
+from proxy.torture.scripts import SCRIPTS
+from proxy.torture.upstream import COMPLETION_TOKENS, PROMPT_TOKENS, Call, Upstream
 from tests.e2e.client import Client, until
 from tests.e2e.conftest import provider, write_config
 from tests.e2e.running import Proxy
-from tests.e2e.scripts import SCRIPTS
-from tests.e2e.upstream import COMPLETION_TOKENS, PROMPT_TOKENS, Call, Upstream
 from tests.server.json_schema import faults
 
 integration = pytest.mark.integration
@@ -94,6 +94,7 @@ def client(proxy: Proxy) -> Client:
     assert [answer.status for answer in answers] == [200] * WANTED + [503]
     for answer in answers:
         asked.row(answer.id)
+    assert asked.request("POST", "/api/v1/keys", {"name": "another"}).status == 200
     until(lambda: asked.get("/api/v1/monitoring/alerts").json["data"], what="an alert", seconds=20)
     until(lambda: asked.get("/api/status").json["checked"], what="a check", seconds=20)
     return asked

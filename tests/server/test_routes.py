@@ -10,18 +10,23 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Message
 
-from proxy.app import ROUTES
+from proxy.app import ROUTES, app
+from proxy.config.key_store import KeyStore
 from proxy.config.load import load
 from proxy.config.settings import Settings
 from proxy.monitoring.picture import Picture
+from proxy.server.addresses import Addresses
 from proxy.server.endpoints import Declared, Endpoint, routes
 from proxy.server.gateway import Gateway, Note, Readiness
 from proxy.server.guard import Guard, Scope
+from proxy.server.key_desk import KeyDesk
+from proxy.server.protocol import HOT_PATHS
 from tests.monitoring.ledger import FakeLedger
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 
 TOKENS = {Scope.CLIENT: b"client-key-fake", Scope.METRICS: b"metrics-token-fake", Scope.ADMIN: b"admin-token-fake"}
+APPLICATION = Starlette(routes=routes(ROUTES))
 FILE = """
 providers: {demo: {}}
 chains: {demo: [demo/chat], second: [demo/slow]}
@@ -37,6 +42,9 @@ class Ledger(FakeLedger):
     async def get_request(self, request_id: str) -> dict[str, Any] | None:
         return {"id": request_id}
 
+    async def last_used(self) -> dict[str, int]:
+        return {"agent": 1_795_271_399_000}
+
     async def usage(self, group_by: Sequence[str], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         if list(group_by) == ["nonsense"]:
             raise KeyError("nonsense")
@@ -51,6 +59,7 @@ class FakeGateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.guard = Guard(lambda: 0.0)
+        self.addresses = Addresses()
         self.ledger = Ledger()
         self.prices = self
         self.reasons: list[str] = []
@@ -63,6 +72,16 @@ class FakeGateway:
         self.log = self
         self.meter = self
         self.faults: list[str] = []
+        self.keys = KeyDesk(KeyStore(settings.data_dir), lambda: self.settings, self.swap, wall=self.wall, log=self)
+
+    def swap(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def redact(self, text: str) -> str:
+        return text
+
+    def info(self, event: str, **fields: Any) -> None:
+        return None
 
     def error(self, event: str, **fields: Any) -> None:
         self.faults.append(f"{event} {fields['fault']}")
@@ -155,7 +174,7 @@ async def ask(
         "scheme": "http",
         "state": {"gateway": cast(Gateway, gateway)},
     }
-    await Starlette(routes=routes(ROUTES))(scope, receive, send)
+    await APPLICATION(scope, receive, send)
     return Answer(messages)
 
 
@@ -175,13 +194,27 @@ def method(declared: Declared) -> str:
 
 
 def test_every_route_of_the_application_comes_from_the_table() -> None:
-    made = routes(ROUTES)
-    assert [route.path for route in made] == [declared.path for declared in ROUTES]
-    for route, declared in zip(made, ROUTES, strict=True):
+    found: list[Declared] = []
+    for route in app.routes:
         assert isinstance(route, Route)
         assert isinstance(route.app, Endpoint)
-        assert route.app.declared is declared
-        assert declared.scope in Scope
+        assert {line.path for line in route.app.lines} == {route.path}
+        found += route.app.lines
+    assert sorted(map(id, found)) == sorted(map(id, ROUTES))
+    assert all(declared.scope in Scope for declared in ROUTES)
+    named = [(declared.path, declared.method) for declared in ROUTES]
+    assert len(set(named)) == len(named)
+
+
+def test_the_fast_lane_serves_nothing_that_the_table_does_not_give_to_clients() -> None:
+    declared = {line.path: (line.scope, line.method) for line in ROUTES}
+    assert {declared[path.decode()] for path in HOT_PATHS} == {(Scope.CLIENT, "POST")}
+
+
+def test_what_changes_something_is_the_admins_but_for_completions_and_the_form() -> None:
+    changing = {line.path for line in ROUTES if line.method not in ("GET", "*") and line.scope is not Scope.ADMIN}
+    engine = {line.path for line in ROUTES if line.handler is None}
+    assert changing == engine | {"/dashboard/login"}
 
 
 def test_what_is_public_is_a_list_that_one_can_remember() -> None:
@@ -208,10 +241,18 @@ async def test_every_route_lets_in_whom_it_declares_and_nobody_else(gateway: Fak
         assert answer.headers[b"x-request-id"] == b"R1"
 
 
-@pytest.mark.parametrize("declared", [d for d in ROUTES if d.method != "*"], ids=lambda declared: declared.path)
-async def test_a_wrong_method_is_told_in_openais_shape(gateway: FakeGateway, declared: Declared) -> None:
-    answer = await ask(gateway, example(declared), method="DELETE")
-    assert (answer.status, answer.json["error"]["code"]) == (405, "method_not_allowed")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+@pytest.mark.parametrize("path", sorted({line.path for line in ROUTES if line.method != "*"}))
+async def test_a_method_that_a_path_does_not_declare_is_a_405_for_everybody(gateway: FakeGateway, path: str) -> None:
+    lines = [line for line in ROUTES if line.path == path]
+    declared = {line.method for line in lines} | ({"HEAD"} if any(line.method == "GET" for line in lines) else set())
+    for wrong in set(METHODS) - declared:
+        for token in (None, *TOKENS.values()):
+            answer = await ask(gateway, example(lines[0]), method=wrong, token=token)
+            assert (answer.status, answer.json["error"]["code"]) == (405, "method_not_allowed")
+            assert all(line.method in answer.json["error"]["message"] for line in lines)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])

@@ -26,7 +26,7 @@ ATTRIBUTES = """parser transport flow connections tasks server client scheme url
     server_state app""".split()
 CALLBACKS = "on_message_begin on_url on_header on_headers_complete on_body on_message_complete on_response_complete".split()
 OF_A_CYCLE = "response_complete disconnected keep_alive message_event body more_body".split()
-OF_THE_SERVER = "startup shutdown main_loop on_tick handle_exit should_exit force_exit started servers".split()
+OF_THE_SERVER = "startup shutdown main_loop on_tick handle_exit should_exit force_exit started servers lifespan config".split()
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
@@ -78,7 +78,8 @@ def test_the_callbacks_take_what_ours_take(name: str) -> None:
 def test_no_other_method_of_the_protocol_is_overridden_unawares() -> None:
     """A method that uvicorn adds under a name of ours would be overridden by it."""
     shared = {name for name in vars(FastProtocol) if callable(getattr(FastProtocol, name))} & set(vars(HttpToolsProtocol))
-    assert shared == {"__init__", "connection_made", "connection_lost", "data_received", "shutdown", *CALLBACKS}
+    of_a_connection = {"connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing", "shutdown"}
+    assert shared == {"__init__", *of_a_connection, *CALLBACKS}
 
 
 def test_only_our_own_code_starts_a_cycle_of_ours() -> None:

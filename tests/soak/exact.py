@@ -4,60 +4,50 @@ upstream's own count, request by request and in sum, to the token and the nano-d
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from tests.bench.load import Answer
-from tests.soak.stage import Caller, Check, Options, Stage, mock_provider, none_of
+from tests.soak.stage import PRICES, Caller, Check, Stage, all_of, alone, each, none_of
 
-_REQUESTS, _REQUESTS_SHORT = 5_000, 500
+_REQUESTS, _REQUESTS_SHORT = 5_000, 300
 _CLIENTS = 32
-# USD per million tokens; a cached token costs 12.5 nano-dollars, so that rounding has something to do
-_PRICES = {"input": "0.59", "output": "0.79", "cached_input": "0.0125"}
-_INPUT, _OUTPUT, _CACHED = (Fraction(_PRICES[name]) * 1_000 for name in ("input", "output", "cached_input"))
+_INPUT, _OUTPUT, _CACHED = (Fraction(PRICES[name]) * 1_000 for name in ("input", "output", "cached_input"))
 _NANO = 10**9
 _CASES = [(model, stream) for model in ("mixed", "mixed-nousage", "failover") for stream in (False, True)]
 
 Seen = dict[str, tuple[str, Answer]]  # by marker: the model asked for, the answer
 
 
-async def run(folder: Path, options: Options) -> list[Check]:
-    wanted = _REQUESTS_SHORT if options.short else _REQUESTS
-    with Stage(folder, options) as stage:
-        config = mock_provider(stage)
-        mock = config["providers"]["mock"]
-        mock["prices"] = {"*": {name: float(price) for name, price in _PRICES.items()}}
-        # the circuit stays closed: every request of that chain is to fail over
-        never = {"failures": 1_000_000, "error_rate": 1.0, "min_requests": 1_000_000}
-        config["providers"]["broken"] = {**mock, "circuit": never}
-        config["chains"]["failover"] = ["broken/down", "mock/mixed"]
-        stage.prepare(config)
-        await asyncio.to_thread(stage.start)
-        seen: Seen = {}
-        numbers = iter(range(wanted))
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_CLIENTS):
-                group.create_task(_client(stage.port, numbers, seen))
-        rows = await stage.drained({answer.request_id for _, answer in seen.values()})
-        return _compare(stage, seen, rows)
+async def act(stage: Stage) -> list[Check]:
+    wanted = stage.options.of(_REQUESTS, _REQUESTS_SHORT)
+    before = _Told(stage)
+    seen: Seen = {}
 
-
-async def _client(port: int, numbers: Iterator[int], seen: Seen) -> None:
-    caller = Caller(port)
-    for number in numbers:
+    async def ask(caller: Caller, number: int) -> None:
         model, stream = _CASES[number % len(_CASES)]
         marker = f"e{number}"
         seen[marker] = (model, await caller.ask(model, stream=stream, marker=marker))
-    await caller.close()
+
+    await each(iter(range(wanted)), _CLIENTS, stage.port, ask)
+    rows = await stage.drained({answer.request_id for _, answer in seen.values()})
+    return _compare(stage, seen, {row["id"]: row for row in rows}, before, _Told(stage))
 
 
-def _compare(stage: Stage, seen: Seen, rows: list[dict[str, Any]]) -> list[Check]:
-    by_id = {row["id"]: row for row in rows}
+class _Told:
+    """What the reports say in sum."""
+
+    def __init__(self, stage: Stage) -> None:
+        sums = stage.sums()
+        self.requests: int = sums.get("requests", 0)
+        self.output_tokens: int = sums.get("output_tokens", 0)
+        groups = stage.api("/api/v1/usage?group_by=provider")["data"]
+        self.cost_nusd = sum(Decimal(group["cost_usd"]) * _NANO for group in groups if group["cost_usd"] is not None)
+
+
+def _compare(stage: Stage, seen: Seen, by_id: dict[str, dict[str, Any]], before: _Told, after: _Told) -> list[Check]:
     served = {record["marker"]: record for record in stage.served() if record["status"] == 200}
     faults: Counter[str] = Counter()
     tokens, cost_nusd, failovers, counted = 0, 0, 0, 0
@@ -78,9 +68,8 @@ def _compare(stage: Stage, seen: Seen, rows: list[dict[str, Any]]) -> list[Check
         cost_nusd += expected
         counted += not reported
         failovers += model == "failover" and row["attempts"] > 1
-    sums = stage.sums()
-    groups = stage.api("/api/v1/usage?group_by=provider")["data"]
-    told_nusd = sum(Decimal(group["cost_usd"]) * _NANO for group in groups if group["cost_usd"] is not None)
+    told_tokens = after.output_tokens - before.output_tokens
+    told_nusd = after.cost_nusd - before.cost_nusd
     return [
         Check("requests", f"{len(seen):,}"),
         Check("whose usage had to be counted", f"{counted:,}"),
@@ -90,9 +79,9 @@ def _compare(stage: Stage, seen: Seen, rows: list[dict[str, Any]]) -> list[Check
         none_of("rows with other tokens than the upstream's", faults["tokens"]),
         none_of("rows with another source of usage", faults["source"]),
         none_of("rows with another cost", faults["cost"]),
-        Check("output tokens in all", f"{sums['output_tokens']:,}", f"{tokens:,}", sums["output_tokens"] == tokens),
+        Check("output tokens in all", f"{told_tokens:,}", f"{tokens:,}", told_tokens == tokens),
         Check("cost in all, nano-dollars", f"{told_nusd:,.0f}", f"{cost_nusd:,}", told_nusd == cost_nusd),
-        none_of("requests counted twice", max(0, sums["requests"] - len(by_id))),
+        all_of("requests in the sums", after.requests - before.requests, len(seen)),
     ]
 
 
@@ -107,3 +96,6 @@ def _cost_nusd(tokens: dict[str, Any]) -> int:
     cached = tokens["cached_input_tokens"] or 0
     exact: Fraction = (tokens["input_tokens"] - cached) * _INPUT + cached * _CACHED + tokens["output_tokens"] * _OUTPUT
     return round(exact)
+
+
+run = alone(act)

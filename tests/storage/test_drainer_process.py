@@ -14,6 +14,7 @@ import pytest
 
 from proxy.storage.drainer import Drainer
 from proxy.storage.sqlite import LEDGER
+from proxy.storage.verify import verify
 from tests.storage.records import Wall, completion, open_journal, request_id, write
 
 pytestmark = pytest.mark.integration
@@ -214,3 +215,21 @@ def test_a_row_shows_within_a_second(tmp_path: Path, start: Start) -> None:
         shown = query(tmp_path, "SELECT id, outcome FROM requests")
     journal.close()
     assert shown == [(request_id(1), "ok")]
+
+
+def test_one_that_is_stopped_for_a_while_loses_nothing(tmp_path: Path, start: Start) -> None:
+    """As a machine that is short of memory or a debugger stops it: requests go on, and only the lag grows."""
+    process = drainer(start, tmp_path)
+    caught_up(process)
+    process.send_signal(signal.SIGSTOP)
+    journal = open_journal(tmp_path, segment_bytes=20_000)
+    for number in range(300):
+        for record in completion(number):
+            journal.append(record)
+    assert query(tmp_path, "SELECT count(*) FROM requests") == [(0,)]
+    assert len(list((tmp_path / "journal").glob("*.seg"))) > 5
+    journal.close()
+    process.send_signal(signal.SIGCONT)
+    assert hang_up(process) == b""
+    assert query(tmp_path, "SELECT sum(requests), sum(attempts) FROM usage_hourly") == [(300, 300)]
+    assert verify(tmp_path).differing == 0

@@ -9,7 +9,7 @@ import pytest
 from proxy.core.errors import LedgerUnavailable
 from proxy.storage.drainer import Drainer
 from proxy.storage.queries import _FILTERS, Queries, _list_sql
-from proxy.storage.sqlite import LEDGER, open_writer
+from proxy.storage.sqlite import LEDGER, open_writer, remark
 from tests.storage.records import (
     NOW_MS,
     TRACE,
@@ -297,3 +297,9 @@ async def test_two_hundred_thousand_rows_are_no_burden(tmp_path: Path, queries: 
         assert steps <= 200, (given, steps)
         assert given == {"model": "m3", "outcome": "failed"} or len(rows) == 101
     connection.close()
+
+
+@pytest.mark.parametrize(("release", "said"), [((3, 40, 1), True), ((3, 51, 2), True), ((3, 51, 3), False), ((4, 0, 0), False)])
+def test_an_old_sqlite_is_remarked_on(release: tuple[int, int, int], said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", release)
+    assert (remark() is not None) == said

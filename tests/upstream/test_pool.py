@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import Origin, RequestHead
+from proxy.routing.verdict import RULES, Effect
 from proxy.upstream.client import HttpxTransport
 from proxy.upstream.pool import NativeTransport
 from proxy.upstream.response import NativeResponse
@@ -346,3 +349,19 @@ async def test_addresses_are_tried_in_turn(clock: ManualClock, peer: Peer, echo:
     native = NativeTransport(clock, resolver=resolver)
     assert (await answer(native, peer.head(host="api.example.com")))[:2] == (200, b"{}")
     await native.aclose()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_without_a_file_descriptor_it_is_not_the_provider_that_fails(
+    native: NativeTransport, peer: Peer, echo: Script, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    await peer.serve(echo)
+
+    async def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(native, "_open", refused)
+    with pytest.raises(UpstreamError) as caught:
+        await native.send(peer.head(), b"{}", connect_timeout_s=5)
+    assert (caught.value.error_class, caught.value.sent) == (ErrorClass.INTERNAL, False)
+    assert RULES[ErrorClass.INTERNAL].effect is Effect.NEUTRAL

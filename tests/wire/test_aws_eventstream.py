@@ -214,7 +214,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @pytest.mark.property
 @given(FRAMES, CUTS, st.integers(0, 400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_cut_gives_the_same_messages(data: bytes, cuts: list[int], end: int) -> None:
     data = data[: max(end, 16)]  # the last one may be unfinished
     assert split(*pieces_of(data, cuts)) == split(data) == by_bytes(data)
@@ -222,7 +222,7 @@ def test_any_cut_gives_the_same_messages(data: bytes, cuts: list[int], end: int)
 
 @pytest.mark.property
 @given(FRAMES, CUTS, st.integers(0, 399), st.integers(0, 7))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_flipped_bit_never_goes_unnoticed_and_never_costs_what_came_before(
     data: bytes, cuts: list[int], place: int, bit: int
 ) -> None:
@@ -239,7 +239,7 @@ def test_a_flipped_bit_never_goes_unnoticed_and_never_costs_what_came_before(
 
 @pytest.mark.property
 @given(st.binary(max_size=200), CUTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_noise_is_refused_by_name(data: bytes, cuts: list[int]) -> None:
     assert split(*pieces_of(data, cuts)) == split(data)
 

@@ -66,21 +66,21 @@ PIECES = st.sampled_from(
 
 @pytest.mark.property
 @given(st.lists(PIECES, max_size=14).map(b"".join), st.lists(st.integers(0, 80), max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_cut_gives_the_same_lines(data: bytes, cuts: list[int]) -> None:
     assert split(*cut(data, cuts)) == split(data)
 
 
 @pytest.mark.property
 @given(st.lists(PIECES, max_size=14).map(b"".join), st.lists(st.integers(0, 80), max_size=6), st.integers(1, 9))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_cut_finds_the_same_line_too_large(data: bytes, cuts: list[int], limit: int) -> None:
     assert until_too_large(*cut(data, cuts), limit=limit) == until_too_large(data, limit=limit)
 
 
 @pytest.mark.property
 @given(st.lists(PIECES, max_size=14).map(b"".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_lines_are_those_of_a_plain_reading(data: bytes) -> None:
     expected = [line.strip(b" \t\r") for line in data.split(b"\n")]
     lines, rest = split(data)

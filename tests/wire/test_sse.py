@@ -71,7 +71,7 @@ PIECES = st.sampled_from(
 
 @pytest.mark.property
 @given(st.lists(PIECES, max_size=12).map(b"".join), st.lists(st.integers(0, 80), max_size=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_cut_gives_the_same_events(data: bytes, cuts: list[int]) -> None:
     at = sorted({min(cut, len(data)) for cut in cuts})
     pieces = [data[a:b] for a, b in zip([0, *at], [*at, len(data)], strict=True)]
@@ -80,7 +80,7 @@ def test_any_cut_gives_the_same_events(data: bytes, cuts: list[int]) -> None:
 
 @pytest.mark.property
 @given(st.lists(PIECES, max_size=12).map(b"".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_events_are_those_of_the_standards_own_reading(data: bytes) -> None:
     """Line by line, as the specification words it; ours ends at the last blank line, so the unfinished rest is left out."""
     text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")

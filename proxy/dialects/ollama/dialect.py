@@ -162,6 +162,7 @@ class _Telling:
     def _call(self, call: dict[str, Any]) -> list[Event]:
         function = call["function"]
         name, id_, arguments = function["name"], call.get("id"), function.get("arguments")
+        name = name if isinstance(name, str) else ""
         index = self._calls
         self._calls += 1
         if not isinstance(id_, str) or not id_:

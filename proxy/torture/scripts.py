@@ -6,16 +6,19 @@ import asyncio
 import gzip
 import json
 import time
+import zlib
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import cache
 from typing import Any
 
-from tests.e2e.upstream import (
+from proxy.torture.upstream import (
     DONE,
     JSON,
     PAUSE_S,
     READ_S,
     SSE,
+    STOLEN,
     TEXT,
     Call,
     Script,
@@ -30,6 +33,7 @@ from tests.e2e.upstream import (
 )
 
 SCRIPTS: dict[str, Script] = {}
+SSE_WHOLE = {"content-type": "text/event-stream"}  # with a length
 
 
 def script(function: Script) -> Script:
@@ -185,6 +189,16 @@ async def endless(call: Call) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
+@script
+async def flood(call: Call) -> None:
+    """More than anybody reads, as quickly as it is taken."""
+    await call.content()
+    piece = event(delta("x" * 16_000))
+    for _ in range(4_000):
+        await call.chunk(piece)
+    await call.silence()
+
+
 # limits
 
 
@@ -249,7 +263,7 @@ def _refused(status: int, name: str | None = None, **fields: Any) -> None:
     SCRIPTS[name or f"status_{status}"] = refuse
 
 
-for _status in (408, 409, 410, 425, 500, 502, 504, 520, 524):
+for _status in (408, 409, 410, 425, 500, 502, 504, 520, 521, 522, 523, 524):
     _refused(_status, message=f"The upstream's own words about {_status}")
 for _status in (405, 413, 415, 422):
     _refused(_status, message="The upstream's own words", type="invalid_request_error", param="messages", code="odd_request")
@@ -283,6 +297,12 @@ async def redirect(call: Call) -> None:
     await call.whole(302, b"", {"location": "http://169.254.169.254/latest/meta-data/"})
 
 
+@script
+async def redirect_here(call: Call) -> None:
+    """To an address that is there, and counts who follows."""
+    await call.whole(307, b"", {"location": f"http://{call.headers.get('host', '')}{STOLEN}{call.model}"})
+
+
 # errors dressed as answers
 
 
@@ -306,6 +326,14 @@ async def error_event_first(call: Call) -> None:
     await call.begin_stream()
     await call.event(role())
     await call.event({"error": {"message": "Overloaded", "type": "overloaded_error"}})
+    await call.end_stream()
+
+
+@script
+async def key_in_error_event(call: Call) -> None:
+    key = call.headers.get("authorization", "").removeprefix("Bearer ")
+    await call.content()
+    await call.event({"error": {"message": f"Account of {key} is closed", "type": "server_error", "code": key}})
     await call.end_stream()
 
 
@@ -369,6 +397,33 @@ async def gzip_unasked(call: Call) -> None:
 
 
 @script
+async def gzip_bomb(call: Call) -> None:
+    """A tenth of a megabyte that unpacks to a hundred."""
+    await call.whole(200, bomb(), {**(SSE_WHOLE if call.stream else JSON), "content-encoding": "gzip"})
+
+
+@cache
+def bomb() -> bytes:
+    packed = zlib.compressobj(wbits=31)  # 31: as gzip
+    piece = b"x" * (1 << 20)
+    start = packed.compress(b'{"choices": [{"message": {"content": "')
+    return start + b"".join([packed.compress(piece) for _ in range(100)]) + packed.flush()
+
+
+@script
+async def stream_to_whole(call: Call) -> None:
+    """Events, where one object was asked for."""
+    await call.content()
+    await call.rest()
+
+
+@script
+async def deep_answer(call: Call) -> None:
+    """Nested deeper than any parser goes."""
+    await call.whole(200, b'{"choices": ' + b"[" * 100_000)
+
+
+@script
 async def giant_event_first(call: Call) -> None:
     await call.begin_stream()
     await _giant(call)
@@ -405,6 +460,29 @@ async def interim_flood(call: Call) -> None:
 @script
 async def giant_head(call: Call) -> None:
     await call.send(rendered_head(200, {**JSON, **{f"x-{number}": "y" * 8000 for number in range(12)}}))
+    await call.silence()
+
+
+@script
+async def many_headers(call: Call) -> None:
+    await call.send(rendered_head(200, {**JSON, **{f"x-{number}": "y" for number in range(5_000)}}))
+    await call.silence()
+
+
+@script
+async def two_framings(call: Call) -> None:
+    """Content-length beside transfer-encoding: two readers may see two different answers."""
+    body = json.dumps(completion()).encode()
+    await call.send(rendered_head(200, {**JSON, "content-length": "5", "transfer-encoding": "chunked"}))
+    await call.chunk(body)
+    await call.end_stream()
+
+
+@script
+async def huge_chunk(call: Call) -> None:
+    """A chunk that says it has more bytes than there are numbers for."""
+    await call.head(200, {**JSON, "transfer-encoding": "chunked"})
+    await call.send(b"f" * 40 + b"\r\n{")
     await call.silence()
 
 
@@ -463,6 +541,44 @@ async def split_utf8(call: Call) -> None:
     await asyncio.sleep(PAUSE_S)
     await call.chunk(whole[cut:])
     await call.rest()
+
+
+@script
+async def byte_by_byte(call: Call) -> None:
+    """Every byte of the answer in a chunk of its own."""
+    await call.begin_stream()
+    values = (role(), *map(delta, TEXT), finish(), usage())
+    for byte in b"".join(map(event, values)) + DONE:
+        call.writer.write(b"1\r\n%c\r\n" % byte)
+        await asyncio.sleep(0)
+    await call.end_stream()
+
+
+@script
+async def odd_line_ends(call: Call) -> None:
+    """Carriage returns, comments, names of events and no blank after the colon: all of it allowed."""
+    await call.begin_stream()
+    await call.chunk(b": hello\r\n\r\n")
+    for value in (role(), *map(delta, TEXT), finish(), usage()):
+        await call.chunk(b"event: chunk\r\nid: 7\r\ndata:" + json.dumps(value).encode() + b"\r\n\r\n")
+    await call.chunk(b"data:[DONE]\r\n\r\n")
+    await call.end_stream()
+
+
+@script
+async def early_hints(call: Call) -> None:
+    """A few interim answers, and then the real one."""
+    await call.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 3)
+    await ok(call)
+
+
+@script
+async def after_done(call: Call) -> None:
+    """Something follows the end mark."""
+    await call.content(3)
+    await call.event(finish())
+    await call.chunk(DONE + event(delta(" and more")))
+    await call.end_stream()
 
 
 @script

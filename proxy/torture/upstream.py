@@ -1,8 +1,9 @@
-"""A provider that says exactly the bytes that a test wants: well-behaved, lying, or silent.
+"""A provider that says exactly the bytes that it is told to say: well-behaved, lying, or silent. Raw asyncio, no HTTP library.
 
-It runs on an event loop of its own in a thread. What it does with a request depends on the model's name: `scripts[model]`, and
-`ok` for every other. It counts requests by model, keeps the last body and headers of each, and notes when a peer hung up.
-`gate(model)` holds the `hold…` scripts until the test lets them go on.
+It runs on an event loop of its own in a thread. What it does with a request depends on the model's name: `scripts[model]`, else the
+script that `aliases` has for it, else `ok`. It counts requests by model, keeps the last body and headers of each, and notes when a
+peer hung up, which keys it was shown, and who was led astray. `gate(model)` holds the `hold…` scripts
+until somebody lets them go on.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PAUSE_S = 0.05  # between the pieces of what drips or pings
-READ_S = 0.1  # for the proxy to have read what was sent: a reset throws away what it has not
-FOREVER_S = 60.0  # nothing is waited for longer: by then a test has failed
+READ_S = 0.1  # for the gateway to have read what was sent: a reset throws away what it has not
+FOREVER_S = 60.0  # nothing is waited for longer: by then whoever is tried has failed
 TEXT = ("Hello", " from", " upstream")
 PROMPT_TOKENS, COMPLETION_TOKENS = 11, 7
 USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS, "total_tokens": 18}
@@ -29,10 +30,13 @@ USAGE = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS,
 JSON = {"content-type": "application/json"}
 SSE = {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}
 DONE = b"data: [DONE]\n\n"
+STOLEN = "/v1/stolen/"  # an address that nobody asks for unless an answer or a caller talked him into it
+MAX_BODY_BYTES = 64 * 1024 * 1024
+START_S = 10.0
 
 
 class PeerGone(Exception):
-    """The proxy closed the connection while a script was under way."""
+    """The gateway closed the connection while a script was under way."""
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class Call:
             await self.writer.drain()
         except ConnectionError:
             raise PeerGone from None
+        self.upstream.sent_bytes[self.model] += len(data)
 
     async def head(self, status: int, headers: dict[str, str]) -> None:
         if not self.upstream.keep_alive:
@@ -134,12 +139,13 @@ class Call:
         """Waits for the model's gate, or the peer's leaving (PeerGone)."""
         gate = asyncio.wrap_future(self.upstream.gate(self.model))
         silence = asyncio.ensure_future(self.silence())
-        done, _ = await asyncio.wait((gate, silence), return_when=asyncio.FIRST_COMPLETED)
-        if gate in done:
+        try:
+            done, _ = await asyncio.wait((gate, silence), return_when=asyncio.FIRST_COMPLETED)
+            if gate not in done:
+                silence.result()
+        finally:
             silence.cancel()
             await asyncio.gather(silence, return_exceptions=True)
-        else:
-            silence.result()
 
 
 def rendered_head(status: int, headers: dict[str, str], version: str = "1.1") -> bytes:
@@ -189,15 +195,23 @@ Script = Callable[[Call], Awaitable[None]]
 
 @dataclass(slots=True)
 class Upstream:
-    """`scripts`: what is done with a request, by model; `ok` for all others. `keep_alive` False: every connection serves one request."""
+    """`scripts`: what is done with a request, by model; `ok` for all others. `keep_alive` False: every connection serves one request.
+
+    `port` 0 takes a free one. `strays` counts requests for an address under `STOLEN`, by the name that follows.
+    """
 
     scripts: Mapping[str, Script]
     port: int = 0
+    host: str = "127.0.0.1"
     keep_alive: bool = True
     connections: int = 0
     requests: Counter[str] = field(default_factory=Counter)
     bodies: dict[str, dict[str, Any]] = field(default_factory=dict)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    sent_bytes: Counter[str] = field(default_factory=Counter)  # of answers, as far as the network took them
+    unreadable: int = 0  # requests whose body is no JSON object: they get a 400
+    strays: Counter[str] = field(default_factory=Counter)
+    keys: set[str] = field(default_factory=set)  # that callers showed
     hung_up_at: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # monotonic seconds, by model
     faults: list[str] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)  # model -> script, for models whose name is none
@@ -209,7 +223,7 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://{self.host}:{self.port}/v1"
 
     def gate(self, model: str) -> Future[None]:
         return self._gates.setdefault(model, Future())
@@ -234,10 +248,14 @@ class Upstream:
         done.wait(5)
 
     def start(self) -> None:
+        """Raises OSError when the address cannot be had."""
+        listener = socket.create_server((self.host, self.port), backlog=512)
+        self.port = listener.getsockname()[1]
         ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)), name="upstream", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(listener, ready)), name="upstream", daemon=True)
         self._thread.start()
-        assert ready.wait(5)
+        if not ready.wait(START_S):
+            raise TimeoutError("the upstream's thread did not start")
 
     def stop(self) -> None:
         assert self._loop is not None
@@ -249,7 +267,7 @@ class Upstream:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
-    async def _run(self, ready: threading.Event) -> None:
+    async def _run(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
@@ -261,8 +279,7 @@ class Upstream:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=512)
-        self.port = server.sockets[0].getsockname()[1]
+        server = await asyncio.start_server(accept, sock=listener)
         ready.set()
         await self._stop.wait()
         server.close()
@@ -285,7 +302,7 @@ class Upstream:
                     return
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
             return  # it went, or it does not speak HTTP
-        except Exception as fault:  # noqa: BLE001 - a test looks at these: a fault of the fake must not pass for one of the proxy
+        except Exception as fault:  # noqa: BLE001 - whoever judges looks at these: a fault of the fake must not pass for one of the gateway
             self.faults.append(repr(fault))
         finally:
             self._writers.discard(writer)
@@ -299,9 +316,36 @@ class Upstream:
         raw += await reader.readuntil(b"\r\n\r\n")
         first, *lines = raw.decode("latin-1").rstrip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))) or b"{}")
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            sent = await _chunked(reader)
+        else:
+            sent = await reader.readexactly(min(int(headers.get("content-length", "0")), MAX_BODY_BYTES))
+        path = first.split(" ")[1].partition("?")[0] if first.count(" ") == 2 else first
+        if path.startswith(STOLEN):
+            self.strays[path.removeprefix(STOLEN).partition("/")[0]] += 1
+        try:
+            body = json.loads(sent) if sent else {}
+            if not isinstance(body, dict):
+                raise ValueError("not an object")
+        except (ValueError, RecursionError):
+            self.unreadable += 1
+            writer.write(rendered_head(400, {"content-length": "0", "connection": "close"}))
+            raise ConnectionError from None
         model = str(body.get("model", first))
         self.requests[model] += 1
         self.bodies[model] = body
         self.headers[model] = {"request-line": first, **headers}
+        if key := headers.get("authorization", "").removeprefix("Bearer "):
+            self.keys.add(key)
         return Call(self, model, body, headers, connection, nth, reader, writer)
+
+
+async def _chunked(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while size := int((await reader.readline()).partition(b";")[0], 16):
+        if len(body) + size > MAX_BODY_BYTES:
+            raise ConnectionError
+        body += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    return body

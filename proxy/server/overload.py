@@ -1,0 +1,208 @@
+"""How many requests may run: the configured number while the event loop keeps up, fewer while it does not.
+
+What a request waits for here is the loop, and how late the loop is can be seen from a timer: one that was due at t and runs at
+t + d has waited d, and so has everything that was read meanwhile. `room` is the number of requests that may run, and the only
+thing that the way of a request looks at.
+
+    calm      room is what the configuration says; a look with every tick, every 10 ms while there is much to do
+      | late by three tenths of `max_wait` at a look
+      v
+    holding   a tenth more may run than do. The next look that is in time ends it
+      | so late at all looks of a span: five of them or three times `max_wait`
+      v
+    shedding  room is what runs now. After every span, by the least that it was late at any look:
+      |       a twentieth less if that is more than a tenth of `max_wait`; a twentieth more if it is less than half of that, and some
+      |       were refused. So the loop is kept busy, and what waits for it waits some 10 ms
+      v
+    calm      nothing was refused for a second
+
+It is the least that counts, because a loop is late for a moment for many reasons (a program beside it, the collector), and late all the
+time for one. If even the least is three tenths of `max_wait`, the refusing alone is too much: then whoever was refused is not listened
+to for the second that he was told to wait (`overwhelmed`).
+
+A crowd that arrives at once is not seen by a timer before it is dealt with. So `late_at` is when the present turn of the loop has
+taken three times `max_wait`: what is read later than that has waited too long, whatever `room` says.
+
+Where few requests run (`FLOOR`), none of this applies: then it is not requests that make the loop late, and refusing them helps nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sized
+
+from proxy.core.deadlines import NEVER, TICK_S
+from proxy.engine.services import Log
+
+MAX_IN_FLIGHT = 4096
+MAX_WAIT_S = 0.1
+FLOOR = 64
+PULSE_S = 0.01
+CALM_S = 1.0
+SPAN_LOOKS = 5
+NOTICE_S = 0.005  # a loop that is this late is looked at more closely
+_ENTER, _LATE, _EARLY = 0.3, 0.1, 0.05  # shares of `max_wait`
+CROWD = 3  # times `max_wait`
+_SHARE = 20  # what room loses or gains at a time: one part of so many
+_HELD = 10  # what it may still grow by at each look while the loop is late for the first time: likewise
+
+
+class Governor:
+    """Pure: told the time and how many requests run. `refused` is counted by whoever refuses one."""
+
+    __slots__ = (
+        "_busy_until",
+        "_due",
+        "_least_late_s",
+        "_looks",
+        "_max_wait_s",
+        "_refused_at",
+        "_refused_before",
+        "_span_from",
+        "_watchful",
+        "late_at",
+        "late_s",
+        "max_in_flight",
+        "overwhelmed",
+        "refused",
+        "room",
+        "shedding",
+    )
+
+    def __init__(self, *, max_in_flight: int = MAX_IN_FLIGHT, max_wait_s: float = MAX_WAIT_S) -> None:
+        self.max_in_flight = max_in_flight
+        self.late_at = NEVER
+        self.late_s = 0.0
+        self.refused = 0
+        self._max_wait_s = max_wait_s
+        self._watchful = max_wait_s > 0
+        self._due: float | None = None
+        self._busy_until = 0.0
+        self._refused_before = 0
+        self._refused_at = 0.0
+        self._looks, self._span_from, self._least_late_s = 0, 0.0, NEVER
+        self.room = max_in_flight
+        self.shedding = self.overwhelmed = False
+
+    def configure(self, *, max_in_flight: int, max_wait_s: float) -> None:
+        """`max_wait_s` 0: only the number counts. What is as it was stays as it is."""
+        if (max_in_flight, max_wait_s) == (self.max_in_flight, self._max_wait_s):
+            return
+        self.max_in_flight = max_in_flight
+        self._max_wait_s = max_wait_s
+        self._watchful = max_wait_s > 0
+        self._set_calm()
+
+    def refuses(self, live: int, now: float) -> bool:
+        """Whether a request that was read at `now` is one too many, where `room` or `late_at` says that it may be."""
+        return live >= self.room or (now > self.late_at and live >= FLOOR)
+
+    def expect(self, due: float) -> None:
+        """When the next look is to be."""
+        self._due = due
+        self.late_at = due + CROWD * self._max_wait_s if self._watchful else NEVER
+
+    def look(self, now: float, live: int) -> bool:
+        """Whether to look again soon (in `PULSE_S`) rather than with the next tick."""
+        due, self._due = self._due, None
+        late_s = self.late_s = max(0.0, now - due) if due is not None else 0.0
+        if not self._watchful:
+            return False
+        if not self.shedding and (late_s < self._max_wait_s * _ENTER or live < FLOOR):
+            self._set_calm()
+            self._begin_span(now)
+        else:
+            self._looks += 1
+            self._least_late_s = min(self._least_late_s, late_s)
+            if not self.shedding:
+                self.room = self._within(live + live // _HELD + 1)
+            if self._ends_span(now - self._span_from):
+                if self.shedding:
+                    self._steer(now, self._least_late_s, live)
+                else:
+                    self.shedding = True
+                    self.room = self._within(live)
+                    self._refused_at = now
+                self._begin_span(now)
+        if self.shedding or late_s >= NOTICE_S or live >= FLOOR:
+            self._busy_until = now + CALM_S
+        return now < self._busy_until
+
+    def _steer(self, now: float, late_s: float, live: int) -> None:
+        refused = self.refused != self._refused_before
+        self._refused_before = self.refused
+        if refused:
+            self._refused_at = now
+        self.overwhelmed = late_s > self._max_wait_s * _ENTER
+        if now - self._refused_at >= CALM_S:
+            self._set_calm()
+        elif late_s > self._max_wait_s * _LATE:
+            if live <= self.room + self.room // _SHARE:  # else what was taken away before has not come into effect yet
+                self.room = self._within(min(live, self.room) * (_SHARE - 1) // _SHARE)
+        elif late_s < self._max_wait_s * _EARLY and refused:
+            self.room = self._within(self.room + self.room // _SHARE + 1)
+
+    def _ends_span(self, lasted_s: float) -> bool:
+        """Of looks that are far apart two are enough."""
+        enough = self._looks >= SPAN_LOOKS or (self._looks >= 2 and lasted_s >= self._max_wait_s * CROWD)
+        return enough and lasted_s >= self._max_wait_s
+
+    def _within(self, room: int) -> int:
+        return min(max(room, FLOOR), self.max_in_flight)
+
+    def _set_calm(self) -> None:
+        self.shedding = self.overwhelmed = False
+        self.room = self.max_in_flight
+
+    def _begin_span(self, now: float) -> None:
+        self._looks, self._span_from, self._least_late_s = 0, now, NEVER
+
+
+class LoopWatch:
+    """Keeps a governor looking: with every tick of the proxy's timer, and by a timer of its own while there is much to do."""
+
+    def __init__(
+        self, governor: Governor, live: Sized, *, monotonic: Callable[[], float], on_late: Callable[[], None], log: Log
+    ) -> None:
+        """`on_late`: called at a look at which the loop is late."""
+        self._governor = governor
+        self._on_late = on_late
+        self._live = live
+        self._monotonic = monotonic
+        self._log = log
+        self._timer: asyncio.TimerHandle | None = None
+        self._told = False
+        self._refused_before = 0
+
+    def tick(self, now: float) -> None:
+        if self._timer is None:
+            self._look(now)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self) -> None:
+        self._timer = None
+        self._look(self._monotonic())
+
+    def _look(self, now: float) -> None:
+        governor = self._governor
+        if governor.look(now, len(self._live)):
+            self._timer = asyncio.get_running_loop().call_later(PULSE_S, self._beat)
+            governor.expect(self._monotonic() + PULSE_S)
+        else:
+            governor.expect(self._monotonic() + TICK_S)
+        if governor.late_s >= NOTICE_S:
+            self._on_late()
+        if governor.shedding != self._told:
+            self._tell()
+
+    def _tell(self) -> None:
+        governor = self._governor
+        self._told = governor.shedding
+        if governor.shedding:
+            self._refused_before = governor.refused
+            self._log.warning("shedding", running=len(self._live), late_ms=round(governor.late_s * 1000))
+        else:
+            self._log.warning("shedding_over", refused=governor.refused - self._refused_before)

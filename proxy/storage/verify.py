@@ -1,0 +1,350 @@
+"""Whether the ledger adds up: file, sums, rows and journal held against each other, by plain SQL and over one moment of the file.
+
+    integrity    SQLite's own check of the file
+    sums         hours against rows, in each slice; days against hours; failovers against traces
+    segments     how far each was read against what is in it
+    journal      every record of the segments that are still kept against the rows
+
+Reads only, beside a running server as well. What was forgotten (`docs/ledger.md`) is not missed: hours count from the first in which
+every row is there. Names that share `other` in the sums are compared together.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from proxy.accounting.journal import SEGMENT_SUFFIX, split_frames
+from proxy.accounting.records import LAYOUT, Begin, End, Fields, Rejected, RequestEnd
+from proxy.storage.rebuild import HOUR_MS, first_whole_hour
+from proxy.storage.segments import READ_BYTES
+from proxy.storage.sqlite import LEDGER, first_id, is_corrupt, reader_uri, version
+from proxy.storage.sums import ATTEMPT_SUMS, DIMENSIONS, OTHER, REQUEST_SUMS, SLICES, SUMS, WIDTHS
+
+MAX_TOLD = 100
+_RECORDS = 500
+
+_BY_OUTCOME = ("ok", "failed", "rejected", "interrupted", "client_gone")
+_HOUR = f"time_ms / {HOUR_MS}"
+_EXPECTED = f"""
+CREATE TEMP TABLE expected AS
+SELECT hour, {", ".join(DIMENSIONS)}, {", ".join(f"sum({name}) AS {name}" for name in SUMS)}
+FROM (
+    SELECT {_HOUR} AS hour, coalesce(provider, '') AS provider, coalesce(upstream_model, '') AS upstream_model,
+        coalesce(chain, '') AS chain, coalesce(client, '') AS client, coalesce(department, '') AS department,
+        coalesce(agent, '') AS agent, coalesce(task, '') AS task,
+        coalesce((SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1), '') AS key,
+        coalesce(stream, 0) AS stream, 1 AS requests, outcome = 'ok' AS requests_ok,
+        outcome NOT IN ('ok', 'rejected', 'interrupted', 'client_gone') AS requests_failed, outcome = 'rejected' AS requests_rejected,
+        outcome = 'interrupted' AS requests_interrupted, outcome = 'client_gone' AS requests_client_gone,
+        attempts > 1 AS requests_failed_over, coalesce(CAST(duration_ms * 1000 AS INTEGER), 0) AS duration_us,
+        coalesce(CAST(first_token_ms * 1000 AS INTEGER), 0) AS first_token_us, first_token_ms IS NOT NULL AS first_tokens,
+        {", ".join(f"0 AS {name}" for name in ATTEMPT_SUMS)}
+    FROM requests WHERE ended = 1 AND time_ms >= :from_ms
+    UNION ALL
+    SELECT a.time_ms / {HOUR_MS}, a.provider, a.upstream_model, coalesce(r.chain, ''), coalesce(r.client, ''),
+        coalesce(r.department, ''), coalesce(r.agent, ''), coalesce(r.task, ''), coalesce(a.credential, ''), coalesce(r.stream, 0),
+        {", ".join("0" for _ in REQUEST_SUMS)},
+        1, a.outcome = 'ok', coalesce(CAST(a.duration_ms * 1000 AS INTEGER), 0), a.input_tokens, a.cached_input_tokens,
+        a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.input_audio_tokens, a.output_audio_tokens,
+        coalesce(a.cost_nusd, 0), a.at_risk_tokens, a.usage_source IS NOT NULL AND a.cost_nusd IS NULL,
+        coalesce(a.usage_source <> 'provider', 0)
+    FROM attempts AS a LEFT JOIN requests AS r ON r.id = a.request_id WHERE a.rank = 2 AND a.time_ms >= :from_ms
+) GROUP BY hour, {", ".join(DIMENSIONS)}"""  # noqa: S608 - this module's own words
+_FAILED_OVER = """
+SELECT r.time_ms / 3600000, coalesce(k.chain, ''), json_extract(e.value, '$.target'),
+    coalesce((SELECT json_extract(n.value, '$.target') FROM json_each(k.trace) AS n
+        WHERE json_extract(n.value, '$.attempt') = json_extract(e.value, '$.attempt') + 1 AND json_extract(n.value, '$.then') IS NOT NULL
+        LIMIT 1), f.provider || '/' || k.upstream_model),
+    coalesce(json_extract(e.value, '$.error'), ''), count(*)
+FROM request_rows AS r JOIN facets AS f ON f.id = r.facet JOIN request_kinds AS k ON k.id = r.kind
+CROSS JOIN json_each(k.trace) AS e
+WHERE r.ended = 1 AND r.attempts > 1 AND json_extract(e.value, '$.then') = 'next' AND json_extract(e.value, '$.attempt') < r.attempts
+    AND f.provider IS NOT NULL AND r.time_ms >= :from_ms
+GROUP BY 1, 2, 3, 4, 5"""
+_ATTEMPTS = """
+SELECT request_id, n, rank, outcome, input_tokens, output_tokens, cost_nusd, EXISTS (
+    SELECT 1 FROM repriced AS p WHERE p.request_id = a.request_id AND p.n = a.n)
+FROM attempts AS a WHERE request_id IN (SELECT value FROM json_each(?))"""
+_REQUESTS = "SELECT id, ended, outcome FROM requests WHERE id IN (SELECT value FROM json_each(?))"
+
+_ID, _REQUEST_ID, _N = (LAYOUT[Begin].index(name) for name in ("attempt_id", "request_id", "n"))
+_OUTCOME, _INPUT, _OUTPUT, _COST, _CLOSE = (
+    LAYOUT[End].index(name) for name in ("outcome", "input_tokens", "output_tokens", "cost_nusd", "end")
+)
+_END_SIZE, _BEGIN_SIZE = len(LAYOUT[End]), len(LAYOUT[Begin])
+_OPENED, _CLOSED = (LAYOUT[Rejected].index(name) for name in ("request", "end"))
+_CLOSING = LAYOUT[RequestEnd].index("outcome")
+
+
+class NoLedger(Exception):
+    """There is none, or it is not of this release; the message says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`where` names the hour, the segment or the row."""
+
+    check: str
+    where: str
+    message: str
+
+
+@dataclass(slots=True)
+class Findings:
+    """`compared`: check -> how many things were looked at. Of the differences at most MAX_TOLD are kept, and all counted."""
+
+    compared: dict[str, int] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    differing: int = 0
+
+    def look(self, check: str, count: int = 1) -> None:
+        self.compared[check] = self.compared.get(check, 0) + count
+
+    def differs(self, check: str, where: str, message: str) -> None:
+        self.differing += 1
+        if len(self.differences) < MAX_TOLD:
+            self.differences.append(Difference(check, where, message))
+
+
+def verify(data_dir: Path) -> Findings:
+    """Raises NoLedger, and sqlite3.Error where the file cannot be read for another reason than its being damaged."""
+    path = data_dir / LEDGER
+    if not path.is_file():
+        raise NoLedger(f"there is no {LEDGER} in {data_dir}")
+    found = Findings()
+    try:
+        connection = sqlite3.connect(reader_uri(path), uri=True, isolation_level=None)
+        try:
+            _verify(connection, data_dir, found)
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        if not is_corrupt(error):
+            raise
+        found.look("integrity")
+        found.differs("integrity", LEDGER, str(error))
+    return found
+
+
+def _verify(connection: sqlite3.Connection, data_dir: Path, found: Findings) -> None:
+    connection.execute("PRAGMA temp_store = FILE")
+    (number,) = connection.execute("PRAGMA user_version").fetchone()
+    if number != version():
+        raise NoLedger(
+            f"the ledger is at version {number} and this release at {version()}: start the server once, or use that release"
+        )
+    connection.execute("BEGIN")
+    found.look("integrity")
+    for (line,) in connection.execute(f"PRAGMA integrity_check({MAX_TOLD})"):
+        if line != "ok":
+            found.differs("integrity", LEDGER, line)
+    hour = first_whole_hour(connection)
+    connection.execute(_EXPECTED, {"from_ms": hour * HOUR_MS})
+    for slice_number in range(len(SLICES)):
+        _verify_hours(connection, slice_number, hour, found)
+        _verify_days(connection, slice_number, found)
+    _verify_failovers(connection, hour, found)
+    _Journal(connection, data_dir / "journal", found).verify()
+
+
+def _verify_hours(connection: sqlite3.Connection, number: int, hour: int, found: Findings) -> None:
+    """Exactly by what cannot be `other`; by everything in hours where nothing is."""
+    columns = SLICES[number]
+    fixed = tuple(name for name in columns if name not in WIDTHS)
+    folded = " OR ".join([f"t.{name} = '{OTHER}'" for name in columns if name in WIDTHS])
+    _compare_hours(connection, number, hour, fixed, "", found)
+    if folded:
+        wanted = (
+            f"AND hour NOT IN (SELECT u.hour FROM hourly_sums AS u JOIN usage_tags AS t ON t.id = u.tag WHERE u.slice = {number} "  # noqa: S608
+            f"AND u.hour >= :hour AND ({folded}))"
+        )
+        _compare_hours(connection, number, hour, columns, wanted, found)
+
+
+def _compare_hours(
+    connection: sqlite3.Connection, number: int, hour: int, columns: Sequence[str], wanted: str, found: Findings
+) -> None:
+    by = "".join([f", {name}" for name in columns])
+    by_tag = "".join([f", t.{name}" for name in columns])
+    union = (
+        f"SELECT hour{by}, {', '.join(SUMS)} FROM expected WHERE hour >= :hour {wanted} UNION ALL "  # noqa: S608
+        f"SELECT u.hour{by_tag}, {', '.join(f'-u.{name}' for name in SUMS)} FROM hourly_sums AS u "
+        f"JOIN usage_tags AS t ON t.id = u.tag WHERE u.slice = {number} AND u.hour >= :hour {wanted}"
+    )
+    (compared,) = connection.execute("SELECT count(*) FROM hourly_sums WHERE slice = ? AND hour >= ?", (number, hour)).fetchone()
+    found.look("sums", compared)
+    _tell(connection, union, f"hour{by}", {"hour": hour}, f"slice {number}, hour", "rows less sums", found)
+
+
+def _verify_days(connection: sqlite3.Connection, number: int, found: Findings) -> None:
+    """Where hours are kept, which go with their day."""
+    (first,) = connection.execute("SELECT min(hour) / 24 FROM hourly_sums WHERE slice = ?", (number,)).fetchone()
+    if first is None:
+        return
+    tables = ["SELECT day, tag, {} FROM daily_sums WHERE slice = :slice AND day >= :first"]
+    if not number:
+        tables.append("SELECT day, tag, {} FROM past_daily_sums WHERE day >= :first")
+    negative = ", ".join(f"-{name}" for name in SUMS)
+    union = " UNION ALL ".join(
+        [
+            f"SELECT hour / 24 AS day, tag, {', '.join(SUMS)} FROM hourly_sums WHERE slice = :slice",  # noqa: S608
+            *(table.format(negative) for table in tables),
+        ]
+    )
+    (compared,) = connection.execute("SELECT count(*) FROM daily_sums WHERE slice = ?", (number,)).fetchone()
+    found.look("sums", compared)
+    _tell(connection, union, "day, tag", {"slice": number, "first": first}, f"slice {number}, day", "hours less days", found)
+
+
+def _verify_failovers(connection: sqlite3.Connection, hour: int, found: Findings) -> None:
+    expected = {row[:5]: row[5] for row in connection.execute(_FAILED_OVER, {"from_ms": hour * HOUR_MS})}
+    sql = "SELECT hour, chain, from_target, to_target, reason, count FROM failovers_hourly WHERE hour >= ?"
+    actual = {row[:5]: row[5] for row in connection.execute(sql, (hour,))}
+    for key in sorted(expected.keys() | actual.keys()):
+        found.look("sums")
+        if expected.get(key) != actual.get(key):
+            found.differs("sums", f"failovers {key}", f"rows {expected.get(key, 0)}, sums {actual.get(key, 0)}")
+
+
+def _tell(
+    connection: sqlite3.Connection, union: str, by: str, values: dict[str, int], what: str, less: str, found: Findings
+) -> None:
+    wrong = " OR ".join([f"total({name}) <> 0" for name in SUMS])
+    sums = ", ".join([f"sum({name})" for name in SUMS])
+    width = by.count(",") + 1
+    for row in connection.execute(f"SELECT {by}, {sums} FROM ({union}) GROUP BY {by} HAVING {wrong}", values):  # noqa: S608
+        differing = [f"{name} {value:+d}" for name, value in zip(SUMS, row[width:], strict=True) if value]
+        found.differs("sums", f"{what} {' / '.join(map(str, row[:width]))}", f"{less}: {', '.join(differing)}")
+
+
+class _Journal:
+    """What the segments that are still there say, against what is in the tables."""
+
+    def __init__(self, connection: sqlite3.Connection, directory: Path, found: Findings) -> None:
+        self._connection = connection
+        self._directory = directory
+        self._found = found
+        known = connection.execute("SELECT name, position, finished FROM segments").fetchall()
+        self._known = {name: (position, bool(finished)) for name, position, finished in known}
+        gone = connection.execute("SELECT value FROM marks WHERE name = 'rows_gone_until_ms'").fetchone()
+        self._forgotten = "" if gone is None else first_id(gone[0] + 1)
+
+    def verify(self) -> None:
+        for name, (position, finished) in sorted(self._known.items()):
+            self._found.look("segments")
+            path = self._path(name)
+            if path is None:
+                if not finished:
+                    self._found.differs("segments", name, f"it is gone, and was read to byte {position} only")
+                continue
+            try:
+                self._verify_segment(path, position, finished=finished)
+            except FileNotFoundError:
+                continue  # old enough to be deleted, just now
+        for path in sorted((self._directory / "drained").glob(f"*{SEGMENT_SUFFIX}")):
+            if not self._known.get(path.name, (0, False))[1]:
+                self._found.differs(
+                    "segments", path.name, "it was set aside, and the tables do not know that it was read to its end"
+                )
+
+    def _path(self, name: str) -> Path | None:
+        for path in (self._directory / name, self._directory / "drained" / name):
+            if path.exists():
+                return path
+        return None
+
+    def _verify_segment(self, path: Path, position: int, *, finished: bool) -> None:
+        size = path.stat().st_size
+        if position > size:
+            self._found.differs("segments", path.name, f"it was read to byte {position} and has {size}")
+        at = 0
+        with path.open("rb") as file:
+            while at < position:
+                file.seek(at)
+                records, taken = split_frames(file.read(READ_BYTES)[: max(0, position - at)], _RECORDS)
+                if not taken:
+                    self._found.differs(
+                        "segments", path.name, f"it was read to byte {position}, and is no longer whole from byte {at} on"
+                    )
+                    return
+                at += taken
+                self._verify_records(path.name, records)
+            file.seek(position)
+            if finished and split_frames(file.read(READ_BYTES), 1)[1]:
+                self._found.differs("segments", path.name, f"it goes on after byte {position}, where reading ended")
+
+    def _verify_records(self, name: str, records: list[Fields]) -> None:
+        begun, ended, closed = _sorted(records)
+        ids = orjson.dumps(list({request_id for request_id, _ in (*begun, *ended)} | closed.keys())).decode()
+        attempts = {row[:2]: row[2:] for row in self._connection.execute(_ATTEMPTS, (ids,))}
+        requests = {row[0]: row[1:] for row in self._connection.execute(_REQUESTS, (ids,))}
+        self._found.look("journal", len(begun) + len(ended) + len(closed))
+        for key in begun:
+            if key not in attempts and key[0] >= self._forgotten:
+                self._differs(name, key, "it was begun, and has no row")
+        for key, record in ended.items():
+            self._verify_end(name, key, record, attempts.get(key))
+        for request_id, outcome in closed.items():
+            row = requests.get(request_id)
+            if row is None:
+                if request_id >= self._forgotten:
+                    self._found.differs("journal", request_id, f"it ended by {name}, and has no row")
+            elif row[1] not in (outcome, "interrupted"):
+                self._found.differs("journal", request_id, f"its outcome is {outcome} in {name} and {row[1]} in the rows")
+
+    def _verify_end(self, name: str, key: tuple[str, int], record: Fields, row: tuple[Any, ...] | None) -> None:
+        if row is None:
+            if key[0] >= self._forgotten:
+                self._differs(name, key, "it ended, and has no row")
+            return
+        rank, outcome, input_tokens, output_tokens, cost_nusd, repriced = row
+        if rank == 2 and outcome == "interrupted":
+            return  # its writer was taken for dead before the record was found: the first end counts
+        if rank < 2:
+            self._differs(name, key, "it ended, and runs in the rows")
+        elif (outcome, input_tokens, output_tokens) != (record[_OUTCOME], record[_INPUT], record[_OUTPUT]):
+            said = f"{record[_OUTCOME]}, {record[_INPUT]} and {record[_OUTPUT]} tokens"
+            self._differs(name, key, f"the journal has {said}, the rows {outcome}, {input_tokens} and {output_tokens}")
+        elif cost_nusd != record[_COST] and not repriced:
+            self._differs(name, key, f"the journal has a cost of {record[_COST]} nano-dollars, the rows {cost_nusd}")
+
+    def _differs(self, name: str, key: tuple[str, int], message: str) -> None:
+        self._found.differs("journal", f"attempt {key[0]}-{key[1]}", f"{message} (segment {name})")
+
+
+def _sorted(
+    records: list[Fields],
+) -> tuple[set[tuple[str, int]], dict[tuple[str, int], Fields], dict[str, str]]:
+    """Begins, ends and outcomes of requests; of what is told twice the first counts. What this release does not write is passed over."""
+    begun: set[tuple[str, int]] = set()
+    ended: dict[tuple[str, int], Fields] = {}
+    closed: dict[str, str] = {}
+    for record, kind in _kinds(records):
+        if kind == "R":
+            closed.setdefault(record[_OPENED][0], record[_CLOSED][_CLOSING])
+            continue
+        key = (record[_REQUEST_ID], record[_N])
+        if kind == "B":
+            begun.add(key)
+            continue
+        ended.setdefault(key, record)
+        if record[_CLOSE] is not None:
+            closed.setdefault(record[_REQUEST_ID], record[_CLOSE][_CLOSING])
+    return begun, ended, closed
+
+
+def _kinds(records: list[Fields]) -> Iterator[tuple[Fields, str]]:
+    for record in records:
+        match record:
+            case ["B", *_] if len(record) >= _BEGIN_SIZE:
+                yield record, "B"
+            case ["E", *_] if len(record) >= _END_SIZE:
+                yield record, "E"
+            case ["R", [_, *_], [_, *_], *_]:
+                yield record, "R"

@@ -1,0 +1,195 @@
+"""Five times as much as the proxy can do: what it still gets done, how quickly it refuses the rest, and whether it says that it lives.
+
+Streams of 250 chunks, one each 20 ms, as models answer. How many of them it can do in a second is found first, by more and more
+callers at a time, until more of them get no more; then come five times as many requests in each second, from callers who do not wait.
+Whole answers to small requests, which cost the proxy only a few times their refusal, are looked at as well, but held against no bar.
+
+The proxy has a core to itself, and the upstream and all callers share the other one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from tests.bench.load import Plan, quantile
+from tests.bench.processes import Child, cores, get, pinned, python, tree
+from tests.bench.subjects import bench_config
+from tests.soak.open_loop import OpenPlan
+from tests.soak.stage import CANARIES, Check, Options, Stage, at_least, at_most, none_of
+
+_TIMES = 5
+_MODEL, _EVENTS = "lone-250", 254
+_PEAK_CONNECTIONS = (64, 128, 256, 384, 512, 640)
+_PEAK_S = 10.0
+_RUN_S, _RUN_S_SHORT = 30.0, 1.5
+_FROM_S = 10.0  # twice as long as a stream takes: what was begun before there was too much has ended
+_MOST_CONNECTIONS = 4_000
+_PROBE_EVERY_S = 0.02
+_SHORT_CAP, _SHORT_PEAK = 16, 40.0  # the short form looks at what is refused and how: how much there is to do, it says itself
+
+
+class Peak(NamedTuple):
+    rate: float = 0.0  # answers a second
+    cpu_us: float = 0.0  # of the proxy's processes, for each
+
+
+async def run(folder: Path, options: Options) -> list[Check]:
+    return await asyncio.to_thread(_run, folder, options)
+
+
+def _run(folder: Path, options: Options) -> list[Check]:
+    with Stage(folder, options) as stage:
+        config = bench_config(stage.upstream_port, (_MODEL, "burst-250", "whole"), transport=options.transport)
+        stage.prepare({**config, "server": {"max_in_flight": _SHORT_CAP} if options.short else {}})
+        if options.short:
+            _start(stage)
+            return _told(stage, Peak(_SHORT_PEAK), *_overload(stage, "burst-250", stream=True, rate=_SHORT_PEAK * _TIMES))
+        theirs, ours = cores()
+        _pin(tree(os.getpid())[1:], ours)  # the upstream
+        with pinned(ours):
+            _start(stage)
+            _pin(tree(stage.child.pid), theirs)
+            return _measure(stage)
+
+
+def _measure(stage: Stage) -> list[Check]:
+    peak = _peak(stage, _MODEL, stream=True)
+    checks = _told(stage, peak, *_overload(stage, _MODEL, stream=True, rate=peak.rate * _TIMES))
+    whole_peak = _peak(stage, "whole", stream=False)
+    small, alive = _overload(stage, "whole", stream=False, rate=whole_peak.rate * _TIMES)
+    return [
+        *checks,
+        Check("small whole answers under five times as many", f"{small['whole_per_s']:,.0f}/s of {whole_peak.rate:,.0f}/s"),
+        Check("their refusals, p99; /livez, worst", f"{small['refused_p99_ms']:.1f} ms; {_worst_ms(alive):.1f} ms"),
+    ]
+
+
+def _told(stage: Stage, peak: Peak, found: dict[str, Any], alive: list[float]) -> list[Check]:
+    ordered = sorted(alive)
+    return [
+        Check("peak, streams a second", f"{peak.rate:,.0f}, {peak.cpu_us:,.0f} µs of CPU each"),
+        Check("offered", f"{found['offered']:,} in {_seconds(stage):g} s, {found['connections']:,} connections"),
+        Check("answers", ", ".join(f"{status}: {count:,}" for status, count in sorted(found["statuses"].items()))),
+        at_least("streams a second under that", found["whole_per_s"], 0.9 * peak.rate, "/s", timing=True),
+        Check(
+            "CPU for each of them, refusals included", f"{found['cpu_us']:,.0f} µs; the server had {found['cpu']:.0%} of a core"
+        ),
+        at_most("refused, p99", found["refused_p99_ms"], 20, "ms", timing=True),
+        at_most("/livez, worst", _worst_ms(alive), 50, "ms", timing=True),
+        Check("/livez, p50 and p99", f"{quantile(ordered, 0.5) * 1e3:.1f} / {quantile(ordered, 0.99) * 1e3:.1f} ms"),
+        Check("first content, p50 and p99", f"{found['first_p50_ms']:.1f} / {found['first_p99_ms']:.1f} ms"),
+        none_of("answers broken off", found["broken"]),
+        at_least("refused", found["statuses"].get("503", 0), 1, "requests"),
+        none_of("requests for which there was no connection", found["unsent"]),
+        Check("of the callers' core", f"{found['cpu_share']:.0%}, {found['late_p99_ms']:.1f} ms late at the 99th"),
+        *_counted(stage, found),
+    ]
+
+
+def _worst_ms(seconds: list[float]) -> float:
+    return max(seconds, default=float("inf")) * 1e3
+
+
+def _start(stage: Stage) -> None:
+    stage.start()
+    asyncio.run(stage.warmed())
+
+
+def _pin(pids: list[int], core: int) -> None:
+    for pid in pids:
+        os.sched_setaffinity(pid, {core})
+
+
+def _seconds(stage: Stage) -> float:
+    return _RUN_S_SHORT if stage.options.short else _RUN_S
+
+
+def _peak(stage: Stage, model: str, *, stream: bool) -> Peak:
+    """The most whole answers a second that any number of callers got, each with one request at a time."""
+    best = Peak()
+    for connections in _PEAK_CONNECTIONS:
+        expected = best.rate or (connections if stream else 2_000)
+        plan = Plan(
+            port=stage.port,
+            model=model,
+            stream=stream,
+            connections=connections,
+            requests=int(max(connections * 2, expected * _PEAK_S)),
+            warmup=connections,
+            events=_EVENTS if stream else 0,
+            time_limit_s=60.0,
+            key=CANARIES.client_key,
+        )
+        found = _child(stage, "tests.bench.load", asdict(plan))
+        cpu_ns = stage.child.cpu_ns()[0]
+        found.say("go")
+        result = _end(found, plan.time_limit_s + 30)
+        peak = Peak(result["whole"] / result["seconds"], (stage.child.cpu_ns()[0] - cpu_ns) / 1e3 / result["whole"])
+        if peak.rate < best.rate * 1.03:
+            return max(best, peak)
+        best = peak
+    return best
+
+
+def _overload(stage: Stage, model: str, *, stream: bool, rate: float) -> tuple[dict[str, Any], list[float]]:
+    """What the callers saw, and how long each `GET /livez` of a new connection took meanwhile, in seconds."""
+    seconds = _seconds(stage)
+    plan = OpenPlan(
+        port=stage.port,
+        key=CANARIES.client_key,
+        model=model,
+        stream=stream,
+        rate=rate,
+        seconds=seconds,
+        connections=200 if stage.options.short else 2_500,
+        most=_MOST_CONNECTIONS,
+        from_s=min(_FROM_S, seconds / 2),
+    )
+    child = _child(stage, "tests.soak.open_loop", asdict(plan))
+    shed_before = int(stage.metrics()['tollbridge_events_total{event="shed"}'])
+    child.say("go")
+    alive: list[float] = []
+    began, cpu_ns = time.monotonic(), stage.child.cpu_ns()
+    while time.monotonic() - began < seconds:
+        asked = time.perf_counter()
+        with contextlib.suppress(OSError):  # the time that it took then says enough
+            get(stage.port, "/livez")
+        alive.append(time.perf_counter() - asked)
+        time.sleep(_PROBE_EVERY_S)
+    spent_s, (all_ns, own_ns) = time.monotonic() - began, stage.child.cpu_ns()
+    found = _end(child, seconds + 60)
+    found["cpu_us"] = (all_ns - cpu_ns[0]) / 1e3 / max(1, found["whole"])
+    found["shed_before"] = shed_before
+    found["cpu"] = (own_ns - cpu_ns[1]) / 1e9 / spent_s
+    return found, alive
+
+
+def _child(stage: Stage, module: str, plan: dict[str, Any]) -> Child:
+    child = Child(python("-m", module), log=stage.folder / "callers.log", pipes=True)
+    child.say(orjson.dumps(plan).decode())
+    child.line(60.0)
+    return child
+
+
+def _end(child: Child, timeout_s: float) -> dict[str, Any]:
+    try:
+        return child.line(timeout_s)
+    finally:
+        child.stop()
+
+
+def _counted(stage: Stage, found: dict[str, Any]) -> list[Check]:
+    """What the proxy's metrics say of it."""
+    refused = found["statuses"].get("503", 0)
+    metrics = stage.metrics()
+    shed = int(metrics['tollbridge_events_total{event="shed"}']) - found["shed_before"]
+    running = int(metrics["tollbridge_requests_in_flight"])
+    return [none_of("refusals that it did not count", refused - shed), none_of("requests in flight at the end", running)]
