@@ -19,21 +19,18 @@ PYTEST = [sys.executable, "-m", "pytest", "-m", "not performance"]
 NOTHING_COLLECTED = 5
 # Balanced by what they take: durations are at the end of each part's output.
 PARTS = {
-    "doors": ("tests/e2e", "tests/chaos", "tests/torture"),
+    "doors": ("tests/e2e", "tests/chaos", "tests/torture", "tests/monitoring", "tests/server", "tests/workers"),
     "pages": (
         "tests/e2e/test_dashboard_browser.py",
         "tests/e2e/test_prometheus.py",
         "tests/e2e/test_workers.py",
         "tests/e2e/test_workers_share.py",
-        "tests/monitoring",
-        "tests/server",
         "tests/soak",
         "tests/storage",
         "tests/test_cli.py",
         "tests/test_cli_ledger.py",
         "tests/test_cli_reports.py",
         "tests/test_from_your_own_router.py",
-        "tests/workers",
     ),
 }
 OTHERS = "bytes"

@@ -10,15 +10,15 @@ thing that the way of a request looks at.
     holding   a tenth more may run than do. The next look that is in time ends it
       | so late at all looks of a span: five of them or three times `max_wait`
       v
-    shedding  room is what runs now. After every span, by the least that it was late at any look:
-      |       a twentieth less if that is more than a tenth of `max_wait`; a twentieth more if it is less than half of that, and some
-      |       were refused. So the loop is kept busy, and what waits for it waits some 10 ms
+    shedding  room is what runs now. After every span, by how late it was at half of the looks:
+      |       a twentieth less if that is more than a twelfth of `max_wait`; a twentieth more if it is less than half of that, and some
+      |       were refused. So the loop is kept busy, and a turn of it takes some 15 ms
       v
     calm      nothing was refused for a second
 
-It is the least that counts, because a loop is late for a moment for many reasons (a program beside it, the collector), and late all the
-time for one. If even the least is three tenths of `max_wait`, the refusing alone is too much: then whoever was refused is not listened
-to for the second that he was told to wait (`overwhelmed`).
+A loop is late for a moment for many reasons (a program beside it, the collector), and late all the time for one: so shedding begins by
+the least that it was late, and is steered by the median. If even the least is three tenths of `max_wait`, the refusing alone is too
+much: then whoever was refused is not listened to for the second that he was told to wait (`overwhelmed`).
 
 A crowd that arrives at once is not seen by a timer before it is dealt with. So `late_at` is when the present turn of the loop has
 taken three times `max_wait`: what is read later than that has waited too long, whatever `room` says.
@@ -40,8 +40,9 @@ FLOOR = 64
 PULSE_S = 0.01
 CALM_S = 1.0
 SPAN_LOOKS = 5
+MAX_LOOKS = 100
 NOTICE_S = 0.005  # a loop that is this late is looked at more closely
-_ENTER, _LATE, _EARLY = 0.3, 0.1, 0.05  # shares of `max_wait`
+_ENTER, _LATE, _EARLY = 0.3, 1 / 12, 1 / 24  # shares of `max_wait`
 CROWD = 3  # times `max_wait`
 _SHARE = 20  # what room loses or gains at a time: one part of so many
 _HELD = 10  # what it may still grow by at each look while the loop is late for the first time: likewise
@@ -53,8 +54,7 @@ class Governor:
     __slots__ = (
         "_busy_until",
         "_due",
-        "_least_late_s",
-        "_looks",
+        "_lates_s",
         "_max_wait_s",
         "_refused_at",
         "_refused_before",
@@ -80,7 +80,8 @@ class Governor:
         self._busy_until = 0.0
         self._refused_before = 0
         self._refused_at = 0.0
-        self._looks, self._span_from, self._least_late_s = 0, 0.0, NEVER
+        self._lates_s: list[float] = []  # at the looks of this span, of which there are at most MAX_LOOKS
+        self._span_from = 0.0
         self.room = max_in_flight
         self.shedding = self.overwhelmed = False
 
@@ -112,13 +113,12 @@ class Governor:
             self._set_calm()
             self._begin_span(now)
         else:
-            self._looks += 1
-            self._least_late_s = min(self._least_late_s, late_s)
+            self._lates_s.append(late_s)
             if not self.shedding:
                 self.room = self._within(live + live // _HELD + 1)
             if self._ends_span(now - self._span_from):
                 if self.shedding:
-                    self._steer(now, self._least_late_s, live)
+                    self._steer(now, sorted(self._lates_s), live)
                 else:
                     self.shedding = True
                     self.room = self._within(live)
@@ -128,12 +128,13 @@ class Governor:
             self._busy_until = now + CALM_S
         return now < self._busy_until
 
-    def _steer(self, now: float, late_s: float, live: int) -> None:
+    def _steer(self, now: float, lates_s: list[float], live: int) -> None:
+        least_s, late_s = lates_s[0], lates_s[len(lates_s) // 2]
         refused = self.refused != self._refused_before
         self._refused_before = self.refused
         if refused:
             self._refused_at = now
-        self.overwhelmed = late_s > self._max_wait_s * _ENTER
+        self.overwhelmed = least_s > self._max_wait_s * _ENTER
         if now - self._refused_at >= CALM_S:
             self._set_calm()
         elif late_s > self._max_wait_s * _LATE:
@@ -144,8 +145,9 @@ class Governor:
 
     def _ends_span(self, lasted_s: float) -> bool:
         """Of looks that are far apart two are enough."""
-        enough = self._looks >= SPAN_LOOKS or (self._looks >= 2 and lasted_s >= self._max_wait_s * CROWD)
-        return enough and lasted_s >= self._max_wait_s
+        looks = len(self._lates_s)
+        enough = looks >= SPAN_LOOKS or (looks >= 2 and lasted_s >= self._max_wait_s * CROWD)
+        return enough and (lasted_s >= self._max_wait_s or looks >= MAX_LOOKS)
 
     def _within(self, room: int) -> int:
         return min(max(room, FLOOR), self.max_in_flight)
@@ -155,7 +157,8 @@ class Governor:
         self.room = self.max_in_flight
 
     def _begin_span(self, now: float) -> None:
-        self._looks, self._span_from, self._least_late_s = 0, now, NEVER
+        self._span_from = now
+        self._lates_s.clear()
 
 
 class LoopWatch:

@@ -103,7 +103,7 @@ def test_swapping_two_lines_changes_who_answers(start: Start, upstream: Upstream
     together, openai = (next(n for n, line in enumerate(lines) if f"- {name}/" in line) for name in ("together", "openai"))
     lines[together], lines[openai] = lines[openai], lines[together]
     path.write_text("".join(lines))
-    until(lambda: proxy.runtime.settings.hash != before, what="the reload", seconds=2)
+    until(lambda: proxy.runtime.settings.hash != before, what="the reload", seconds=15)
 
     answer = proxy.client.chat("default")
     assert answer.headers["x-tollbridge-provider"] == "openai"

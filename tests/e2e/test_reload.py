@@ -48,7 +48,7 @@ def test_the_order_changes_while_a_stream_runs(proxy: Proxy, upstream: Upstream)
         seen = stream.until_text("Hello")
         _edit(proxy, config(upstream, "two/second", "one/first"))
         after = until(
-            lambda: proxy.runtime.settings.hash if proxy.runtime.settings.hash != before else None, what="the reload", seconds=2
+            lambda: proxy.runtime.settings.hash if proxy.runtime.settings.hash != before else None, what="the reload", seconds=15
         )
         other = client.chat("smart")
         upstream.release("first")
@@ -72,7 +72,7 @@ def test_what_is_kept_follows_the_file(proxy: Proxy, upstream: Upstream) -> None
     assert read_retention(data_dir) == Retention()
     _edit(proxy, config(upstream, "one/first") | {"retention": {"requests": "7d", "health": "1d"}})
     kept = Retention(requests_s=7 * 86_400.0, health_s=86_400.0)
-    until(lambda: read_retention(data_dir) == kept or None, what="the drainer's file", seconds=2)
+    until(lambda: read_retention(data_dir) == kept or None, what="the drainer's file", seconds=15)
 
 
 def test_a_broken_file_changes_nothing_but_what_is_told(proxy: Proxy, upstream: Upstream) -> None:
@@ -81,7 +81,7 @@ def test_a_broken_file_changes_nothing_but_what_is_told(proxy: Proxy, upstream: 
     assert path is not None
     good = path.read_text()
     path.write_text(good.replace("chains:", "chans:"))
-    until(lambda: client.metrics()[SUCCESSFUL] == 0, what="the fault's report", seconds=3)
+    until(lambda: client.metrics()[SUCCESSFUL] == 0, what="the fault's report", seconds=15)
 
     ready = client.get("/readyz")
     assert (ready.status, ready.json["ready"]) == (200, True)
@@ -91,5 +91,5 @@ def test_a_broken_file_changes_nothing_but_what_is_told(proxy: Proxy, upstream: 
     assert proxy.runtime.settings.hash == before
 
     path.write_text(good)
-    until(lambda: client.metrics()[SUCCESSFUL] == 1, what="the recovery's report", seconds=3)
+    until(lambda: client.metrics()[SUCCESSFUL] == 1, what="the recovery's report", seconds=15)
     assert client.get("/readyz").json["notes"] == []

@@ -494,7 +494,7 @@ class World:
         """One request that is interrupted as soon as it waits for its upstream or its caller."""
         served = self.start(**how)
         waits = asyncio.create_task(self.waiting.wait())
-        await asyncio.wait({served.task, waits}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({served.task, waits}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         assert not served.task.done(), "it ended without having to wait"
         interrupt(served)
         await asyncio.wait_for(served.task, 5)

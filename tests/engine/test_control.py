@@ -119,7 +119,7 @@ async def test_an_interruption_inside_a_timeout_is_ours_and_not_the_timeouts() -
         control = Control(task)
         asyncio.get_running_loop().call_soon(control.interrupt, ErrorClass.DRAINED)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             cause = control.cause()

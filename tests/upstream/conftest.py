@@ -149,7 +149,7 @@ async def _answer(
 
 
 async def _eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - the event loop is what it waits for
             await asyncio.sleep(0)
 

@@ -44,7 +44,7 @@ class Outcome:
         if eof or error is not None:
             response.end_of_input(error)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await response.head()
                 while data := await response.read():
                     self.body += data
