@@ -25,7 +25,8 @@ from proxy.storage.sums import Usage, request_histograms
 from proxy.storage.told import write_told
 
 Row = tuple[Any, ...]
-CACHED_KINDS = 10_000
+# a request that failed over is of a kind of its own, for its trace says how long what took: these must not pile up
+CACHED_KINDS = 2_000
 
 _ENDED_REQUEST = """
 INSERT INTO request_rows (id, facet, kind, time_ms, task_id, attempts, duration_ms, first_token_ms, overhead_ms, ended)

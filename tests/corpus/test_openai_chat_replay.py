@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.integration, needs_corpus]
 RECORDINGS = chat_recordings()
 BY_ID = {recording.id: recording for recording in RECORDINGS}
 MAX_MESSAGE = 300
-SAMPLED = 6  # every so many are replayed over the second transport too
+SAMPLED = 15  # every so many are replayed over the second transport too
 
 every_recording = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.id)
 every_answer = pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def tables(records: list[Record], *, batch_records: int, segment_bytes: int, cut
         return read(drained(folder, records, batch_records=batch_records, segment_bytes=segment_bytes, cuts=cuts))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(interleaved(), st.integers(1, 9), st.integers(200, 3000), st.lists(st.integers(0, 100), max_size=4))
 def test_any_split_gives_the_same_tables(records: list[Record], batch: int, segment_bytes: int, cuts: list[int]) -> None:
     whole = tables(records, batch_records=500, segment_bytes=1 << 20, cuts=[])
@@ -161,7 +161,7 @@ ROWS = ("facets", "request_kinds", "attempt_kinds", "request_rows", "attempt_row
 SUMS = TABLES[2:7]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(interleaved(), st.integers(1, 9))
 def test_every_slice_is_what_plain_sql_makes_of_the_rows(records: list[Record], batch: int) -> None:
     """The migration adds all sums up from the rows of a ledger of the first release; the drainer came to the same row by row."""
