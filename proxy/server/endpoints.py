@@ -166,7 +166,7 @@ class Endpoint:
         sink: AsgiSink,
         request_id: str,
     ) -> None:
-        body = await read_body(receive, gateway.settings.server.max_body_bytes)
+        body = await read_body(receive, gateway.settings.server.max_body_bytes, setting=" (`server.max_body`)")
         if body is None:
             return
         task = asyncio.current_task()
@@ -210,8 +210,8 @@ async def read_object(call: Call, limit: int = MAX_OBJECT_BYTES) -> dict[str, An
     return body
 
 
-async def read_body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body, None when the caller left before it was whole. Raises RequestTooLarge."""
+async def read_body(receive: Receive, limit: int, *, setting: str = "") -> bytes | None:
+    """The whole body, None when the caller left before it was whole. `setting`: who is refused is told by it. Raises RequestTooLarge."""
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -221,7 +221,7 @@ async def read_body(receive: Receive, limit: int) -> bytes | None:
         piece = message.get("body", b"")
         size += len(piece)
         if size > limit:
-            raise RequestTooLarge(f"The body is larger than {limit} bytes (`server.max_body`).")
+            raise RequestTooLarge(f"The body is larger than {limit} bytes{setting}.")
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)

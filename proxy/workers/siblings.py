@@ -22,7 +22,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.core.errors import Overloaded, RequestTooLarge
-from proxy.server.endpoints import tell
+from proxy.server.endpoints import read_body, tell
 from proxy.server.sink import AsgiSink
 
 PREFIXES = ("/api/", "/dashboard/")
@@ -76,7 +76,7 @@ class ToTheLead:
             await self._application(scope, receive, send)
             return
         try:
-            body = await _body(receive)
+            body = await read_body(receive, MAX_BODY_BYTES)
             if body is None:
                 return
             async with asyncio.timeout(self._answer_s):
@@ -181,23 +181,6 @@ def _question(scope: Scope) -> dict[str, Any]:
 def _pair(pair: Any) -> tuple[bytes, bytes]:
     name, value = pair
     return str(name).encode("latin-1"), str(value).encode("latin-1")
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """None when the caller left before it was whole."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        piece = message.get("body", b"")
-        size += len(piece)
-        if size > MAX_BODY_BYTES:
-            raise RequestTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-        pieces.append(piece)
-        if not message.get("more_body", False):
-            return b"".join(pieces)
 
 
 def _new_id(scope: Scope) -> str:
