@@ -180,7 +180,8 @@ class Target:
     `label` is what metrics may call the model: its name where the configuration lists it, else `other`.
     `capabilities`: all that it can do, in the words of FEATURES; None: unknown, so only what the provider or the model is known to
     lack (`lacks`) is ruled out. `context` in tokens. `price` overrides the price data. `quirks` are the provider's with the model's
-    own laid over them.
+    own laid over them. `weight`: its share under `strategy: weighted`. `quality`: how good its answers are held to be, 0 to 100.
+    `expected_first_token_s` stands in until its own are known. `answer`: the text that a static target gives, None for any other.
     """
 
     provider: Provider
@@ -198,10 +199,60 @@ class Target:
     reasoning: bool = False
     limits: RateLimits = NO_LIMITS
     disabled: str | None = None
+    weight: float = 1.0
+    quality: float | None = None
+    expected_first_token_s: float | None = None
+    answer: str | None = None
 
     @property
     def name(self) -> str:
         return f"{self.provider.name}/{self.upstream_model}"
+
+
+Strategy = Literal["order", "weighted", "round_robin", "least_busy", "fastest", "cheapest", "score", "sticky"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each part of a score counts; only their proportion matters."""
+
+    capability: float = 30.0
+    cost: float = 25.0
+    performance: float = 25.0
+    availability: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Answers that are kept. `every`: whatever the temperature, not only what is asked for at 0. `shared`: a client may be given what
+    another one asked for."""
+
+    ttl_s: float = 600.0
+    max_entries: int = 10_000
+    max_bytes: int = 64 << 20
+    store: Literal["memory", "sqlite"] = "memory"
+    every: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySettings:
+    """A whole answer that measures below `min` (0 to 1) has the next target asked as well. `judge`: a model of this proxy that is asked
+    for its opinion, None for none; `judge_budget` caps what that may cost."""
+
+    min: float
+    judge: str | None = None
+    judge_budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeSettings:
+    """When the first content is late, the next target is asked as well. `after`: a percentile of what is usual at the first target (0 to
+    1), or `after_s` seconds. `max_extra`: the share of requests that may be asked twice, over any hour."""
+
+    after: float | None = 0.95
+    after_s: float | None = None
+    max_extra: float = 0.05
 
 
 FailoverCause = Literal["429", "5xx", "timeout", "connection", "auth", "not_found", "policy"]
@@ -210,7 +261,8 @@ DEFAULT_FAILOVER_ON: frozenset[FailoverCause] = frozenset(("429", "5xx", "timeou
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What a model name means. `name` is the chain's key in the file, also for a wildcard; for a direct target it is `direct`."""
+    """What a model name means. `name` is the chain's key in the file, also for a wildcard; for a direct target it is `direct`, and for
+    `auto` it is that. `cache`, `quality`, `hedge`: None where it is not asked for."""
 
     name: str
     targets: tuple[Target, ...]
@@ -218,3 +270,8 @@ class Chain:
     strict: bool = False
     on_break: Literal["error", "continue"] = "error"
     direct: bool = False
+    strategy: Strategy = "order"
+    weights: Weights = Weights()
+    cache: CacheSettings | None = None
+    quality: QualitySettings | None = None
+    hedge: HedgeSettings | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from proxy.config.settings import ClientSettings, Settings
 from proxy.core.chat import ChatRequest, Tags
+from proxy.core.wishes import Wishes
 
 
 @dataclass(slots=True)
@@ -17,6 +18,6 @@ class Exchange:
     client: ClientSettings | None
     request: ChatRequest
     tags: Tags
-    prefer: str | None
+    wishes: Wishes
     received: float
     time_ms: int

@@ -219,7 +219,7 @@ class Relay:
             services.deployments,
             services.clock.monotonic(),
             needs=exchange.request.needs,
-            prefer=exchange.prefer,
+            prefer=exchange.wishes.prefer,
             trickle=services.trickle,
         )
         if made.picky:

@@ -10,6 +10,7 @@ from proxy.config.settings import ClientSettings, Settings
 from proxy.core.chat import NO_TAGS, ChatRequest, Tags
 from proxy.core.errors import Draining, ErrorClass, Overloaded, ProxyError
 from proxy.core.ports import Sink
+from proxy.core.wishes import wishes_of
 from proxy.dialects.base import InboundDialect
 from proxy.dialects.openai_request import clean_tag
 from proxy.engine.answers import error_headers
@@ -160,6 +161,7 @@ class Gateway:
             request = (inbound or services.inbound).decode_request(body)
             request.id = request_id
             request.created = time_ms // 1000
+            wishes = wishes_of(headers)
         except ProxyError as error:
             services.meter.rejected(error.code)
             told = error_headers(request_id, error)
@@ -173,7 +175,7 @@ class Gateway:
             client,
             request,
             tags_of(request, headers, client, clean=services.redact.exact),
-            prefer_of(headers),
+            wishes,
             received,
             time_ms,
         )
@@ -218,15 +220,9 @@ def tags_of(
     return tags
 
 
-# `x-tollbridge-priority` is taken and changes nothing: it tunes strategies, and the only one is the file's order
 _TAG_HEADERS = {
     b"x-tollbridge-department": "department",
     b"x-tollbridge-agent": "agent",
     b"x-tollbridge-task": "task",
     b"x-tollbridge-task-id": "task_id",
 }
-
-
-def prefer_of(headers: HeaderMap) -> str | None:
-    value = headers.get(b"x-tollbridge-prefer")
-    return value.decode("latin-1").strip() if value is not None else None

@@ -28,6 +28,7 @@ from proxy.core.ports import HeaderList, RequestHead
 from proxy.core.redact import Redactor
 from proxy.core.target import Chain, Credential, Price, Provider, Secret, Target
 from proxy.core.usage import Usage
+from proxy.core.wishes import NO_WISHES, Wishes
 from proxy.dialects.openai_chat import OpenAIChat
 from proxy.dialects.openai_embeddings import OpenAIEmbeddings, OpenAIEmbeddingsInbound
 from proxy.dialects.openai_request import OpenAIChatInbound
@@ -448,6 +449,7 @@ class World:
         *,
         client: ClientSettings | None = None,
         prefer: str | None = None,
+        wishes: Wishes = NO_WISHES,
         model: str = "smart",
         tags: Tags = TAGS,
         **body: Any,
@@ -468,7 +470,7 @@ class World:
             client,
             request,
             tags,
-            prefer,
+            wishes if prefer is None else replace(wishes, prefer=prefer),
             self.clock.monotonic(),
             int(self.clock.wall() * 1000),
         )
