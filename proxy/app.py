@@ -35,6 +35,7 @@ from proxy.core.version import VERSION
 from proxy.runtime import Runtime
 from proxy.server.admin import ADMIN
 from proxy.server.banner import banner
+from proxy.server.cache import CACHE
 from proxy.server.dashboard import DASHBOARD
 from proxy.server.door import BACKLOG
 from proxy.server.endpoints import COMPLETIONS, EMBEDDINGS, FALLBACK, MODELS, PROBES, routes
@@ -45,7 +46,7 @@ from proxy.server.openapi import OPENAPI
 from proxy.server.protocol import FastProtocol
 from proxy.workers.watchdog import Watchdog, limit_s
 
-ROUTES = [*COMPLETIONS, *EMBEDDINGS, *MODELS, *PROBES, *ADMIN, *MONITORING, *KEYS, *OPENAPI, *DASHBOARD, FALLBACK]
+ROUTES = [*COMPLETIONS, *EMBEDDINGS, *MODELS, *PROBES, *ADMIN, *MONITORING, *CACHE, *KEYS, *OPENAPI, *DASHBOARD, FALLBACK]
 PORT_S = 1.0
 
 

@@ -446,6 +446,40 @@ def rotate_key(
     run(Place(config, data_dir, env_file, as_json), key, grace)
 
 
+cache = typer.Typer(
+    help="Answers that are kept and given again; docs/cache.md.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cache, name="cache")
+
+
+@cache.command("stats")
+def cache_stats(
+    config: ConfigOption = None, data_dir: DataDirOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False
+) -> None:
+    """How much is kept of every chain; of a proxy that runs also how often it was of use, and what that saved."""
+    # rich
+    from proxy.commands.cache import stats as run
+
+    run(Place(config, data_dir, env_file, as_json))
+
+
+@cache.command("clear")
+def cache_clear(
+    chain: Annotated[str | None, typer.Option(help="Only what is kept of this chain.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget what is kept: in a proxy that runs, and in the file."""
+    # rich
+    from proxy.commands.cache import clear as run
+
+    run(Place(config, data_dir, env_file, as_json), chain)
+
+
 @app.command()
 def alerts(
     state: Annotated[str | None, typer.Option(help="open, acknowledged or resolved.")] = None,
@@ -558,6 +592,63 @@ def torture(
 
 
 @app.command()
+def simulate(
+    scenario: Annotated[Path, typer.Option("--scenario", "-s", help="What is asked, and what goes wrong when.")],
+    config: ConfigOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="What all chance is drawn from.  [default: the scenario's]")] = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the proxy's engine on a clock of its own against upstreams that fail by a script, and draw what happened. Asks nobody."""
+    # the engine
+    from proxy.commands.simulate import simulate as run
+
+    run(Place(config, env_file=env_file, as_json=as_json), scenario, seed=seed)
+
+
+@app.command()
+def replay(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The configuration to try.  [default: providers.yaml]")
+    ] = None,
+    ledger_of: Annotated[
+        Path | None,
+        typer.Option("--ledger", metavar="FILE", help="The configuration whose ledger is read; else that of the one to try."),
+    ] = None,
+    since: Annotated[str, typer.Option(help="An age such as 90m, 12h, 7d, or a date.")] = "7d",
+    until: Annotated[str | None, typer.Option(help="The same, for the end.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many requests, the oldest of that time.")] = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the ledger's requests would have come to under another configuration. Calls nobody. Exit 1 if nothing was recorded."""
+    # the ledger, prices and rich
+    from proxy.commands.replay import replay as run
+
+    run(Place(config, data_dir, env_file, as_json), ledger=ledger_of, since=since, until=until, limit=limit)
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A configuration.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another one.")],
+    since: Annotated[str, typer.Option(help="How much of the ledger to reckon with: an age such as 7d, or a date.")] = "30d",
+    until: Annotated[str | None, typer.Option(help="The same, for the end.")] = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What two configurations differ in, in words and, with the old one's ledger, in dollars. Exit 0: nothing, 1: something, 2: trouble."""
+    # the ledger, prices and rich
+    from proxy.commands.diff import TROUBLE
+    from proxy.commands.diff import diff as run
+
+    if not run(Place(None, data_dir, env_file, as_json, failure=TROUBLE), old, new, since=since, until=until):
+        raise typer.Exit(1)
+
+
+@app.command()
 def requests(
     request_id: Annotated[
         str | None,
@@ -585,6 +676,42 @@ def requests(
         return
     filters = {"model": model, "provider": provider, "client": client, "department": department, "outcome": outcome}
     run.listed(place, limit, before, {name: value for name, value in filters.items() if value is not None})
+
+
+@app.command()
+def explain(
+    request_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The story of this request, from the ledger.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which way a request for it would go. Nothing is sent.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="The request's body, JSON; - is standard input. Else a short question."
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", help="'x-tollbridge-prefer: groq', for one. May be repeated.")
+    ] = None,
+    client: Annotated[str | None, typer.Option(help="Who would send it, by the name in the configuration.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Why a request went the way that it did, or which way one would go: in plain words, with every figure."""
+    # the engine or the ledger
+    from proxy.commands import explain as run
+
+    place = Place(config, data_dir, env_file, as_json)
+    if request_id is not None and (model is not None or file is not None or header or client is not None):
+        raise typer.BadParameter(
+            "an ID is of a request that was: --model, --file, --header and --client are for one that could be"
+        )
+    if request_id is not None:
+        run.story(place, request_id)
+    elif model is None and file is None:
+        raise typer.BadParameter("the ID of a request, or --model and perhaps --file")
+    else:
+        run.foreseen(place, model=model, file=file, headers=header or [], client=client)
 
 
 @app.command()

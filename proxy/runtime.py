@@ -6,7 +6,7 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,54 +15,42 @@ from proxy.accounting.journal import JournalError
 from proxy.accounting.pricing import PriceBook
 from proxy.accounting.quotas import reset_quota
 from proxy.accounting.spending import Spending
-from proxy.accounting.tokens import TokenCounter
-from proxy.accounting.usage import usage_from_openai
 from proxy.config.faults import ConfigError
 from proxy.config.key_rules import warnings_of
 from proxy.config.key_store import KeysBroken, KeyStore
 from proxy.config.reload import ConfigWatcher
 from proxy.config.settings import Settings
 from proxy.core.clock import WallWatch
-from proxy.core.deadlines import TICK_S, Deadlines
+from proxy.core.deadlines import TICK_S
 from proxy.core.errors import LedgerUnavailable
+from proxy.core.kept import Held
 from proxy.core.redact import Redactor
 from proxy.core.shared import ALONE
 from proxy.core.ulid import UlidFactory
-from proxy.dialects.anthropic.dialect import AnthropicMessages
-from proxy.dialects.base import OutboundDialect
-from proxy.dialects.bedrock.dialect import BedrockConverse
-from proxy.dialects.bedrock.embeddings import BedrockEmbeddings
-from proxy.dialects.cohere.dialect import CohereChat
-from proxy.dialects.gemini.dialect import Gemini
-from proxy.dialects.native_embeddings import CohereEmbeddings, GeminiEmbeddings, OllamaEmbeddings, VertexEmbeddings
-from proxy.dialects.ollama.dialect import OllamaChat
-from proxy.dialects.openai_chat import AzureChat, OpenAIChat
-from proxy.dialects.openai_embeddings import AzureEmbeddings, OpenAIEmbeddings, OpenAIEmbeddingsInbound
-from proxy.dialects.openai_request import OpenAIChatInbound
-from proxy.dialects.vertex import Vertex
-from proxy.engine.services import Services
-from proxy.monitoring import gauges
+from proxy.engine.assembly import World, assemble
+from proxy.engine.cache import Cache
+from proxy.monitoring import cached, gauges
 from proxy.monitoring.alerts import MAX_OPEN, AlertDesk
 from proxy.monitoring.checker import HealthBoard
+from proxy.monitoring.degraded import FACTS, Degraded, Faults
 from proxy.monitoring.delivery import Delivery
 from proxy.monitoring.fleet import Fleet
 from proxy.monitoring.live import LiveTraffic, Seen
 from proxy.monitoring.picture import Picture
 from proxy.monitoring.watch import Views, Watch
-from proxy.routing.deployment import Deployments
-from proxy.routing.plan import ChainTrickle, lay_out
-from proxy.routing.retry_budget import RetryBudgets
+from proxy.routing.plan import lay_out
 from proxy.server.fiber import new_waiter
 from proxy.server.gateway import Gateway, Note, Readiness
 from proxy.server.key_desk import KeyDesk
 from proxy.server.lightest import lightest_call
+from proxy.storage.kept_file import KeptFile
 from proxy.storage.queries import Queries
 from proxy.storage.retention import Retention, write_retention
 from proxy.storage.sqlite import remark as sqlite_remark
 from proxy.telemetry.ledger_counts import LedgerCounts
 from proxy.telemetry.logs import Logs, capture
 from proxy.telemetry.metrics import DeploymentState, Load, Metrics, Sources
-from proxy.telemetry.readings import Readings
+from proxy.telemetry.readings import CacheReading, Readings
 from proxy.telemetry.tables import Tables
 from proxy.upstream.auth import Authorizer
 from proxy.upstream.client import HttpxTransport
@@ -113,6 +101,7 @@ class Runtime:
         self.ticks: int | None = 0  # how often the loop's timer came round; None once it is being stopped
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._checks: asyncio.Task[None] | None = None  # of the providers' health, where this process makes them
         self._drainer: DrainerProcess | None = None
         self._caught_up = asyncio.Event()
         self._lag_s = 0.0
@@ -159,61 +148,36 @@ class Runtime:
                     rates=lambda: gauges.of_rates(self.spending.throttle.states(clock.monotonic())),
                     alerts_open=self.desk.counts,
                     deliveries=lambda: self.delivery.counts,
+                    cache=self._cache_reading,
                 ),
             )
         )
         self._ledger_counts = LedgerCounts(self.metrics.count)
-        chats: dict[str, OutboundDialect] = {
-            "openai": OpenAIChat(usage_from_openai),
-            "azure": AzureChat(usage_from_openai),
-            "anthropic": AnthropicMessages(),
-            "gemini": Gemini(),
-            "vertex": Vertex(),
-            "cohere": CohereChat(),
-            "ollama": OllamaChat(),
-            "bedrock": BedrockConverse(),
-        }
         self.shared = Table(pulse.table, seat) if pulse is not None and seat is not None else None
         self._shared_refused = 0
         self._replaced = 0  # workers, as far as their losses are seen to
         shared = self.shared or ALONE
         spending = self.spending = Spending(clock, shared)
         spending.configure(settings)
-        services = Services(
-            clock=clock,
-            random=random.random,
-            sleep=asyncio.sleep,
-            deadlines=Deadlines(),
-            journal=self.journal,
-            meter=self.metrics,
-            log=self.logs,
-            redact=redactor,
-            deployments=Deployments(random.random, allowances=spending.allowances, shared=shared),
-            trickle=ChainTrickle(),
-            retry_budgets=RetryBudgets(),
-            prices=PriceBook(settings.data_dir / "cache"),
-            warming=None,
-            budgets=spending.budgets,
-            quotas=spending.quotas,
-            throttle=spending.throttle,
-            counter=TokenCounter(),
-            executor=ThreadPoolExecutor(1, thread_name_prefix="count"),
-            transports={"native": self.native, "httpx": HttpxTransport(), "demo": DemoTransport(clock)},
-            authorizer=Authorizer(),
-            inbound=OpenAIChatInbound(),
-            outbound=chats,
-            embeddings_inbound=OpenAIEmbeddingsInbound(),
-            embedders={
-                "openai": OpenAIEmbeddings(usage_from_openai),
-                "azure": AzureEmbeddings(usage_from_openai),
-                "gemini": GeminiEmbeddings(chats["gemini"]),
-                "vertex": VertexEmbeddings(chats["vertex"]),
-                "cohere": CohereEmbeddings(chats["cohere"]),
-                "ollama": OllamaEmbeddings(chats["ollama"]),
-                "bedrock": BedrockEmbeddings(chats["bedrock"]),
-            },
+        services = assemble(
+            World(
+                clock=clock,
+                random=random.random,
+                sleep=asyncio.sleep,
+                journal=self.journal,
+                meter=self.metrics,
+                log=self.logs,
+                redact=redactor,
+                spending=spending,
+                prices=PriceBook(settings.data_dir / "cache"),
+                executor=ThreadPoolExecutor(1, thread_name_prefix="count"),
+                transports={"native": self.native, "httpx": HttpxTransport(), "demo": DemoTransport(clock)},
+                authorizer=Authorizer(),
+                shared=shared,
+            )
         )
-        spending.throttle.learned = lambda now: services.deployments.told_limits(now, clock.wall())
+        services.cache = Cache(KeptFile(settings.data_dir), shared=shared, on_fault=self._cache_failed)
+        self._kept_in_file: Mapping[str, Held] = {}
         self.gateway = Gateway(services, settings, new_id, self)
         self.fleet: Fleet | None = None
         if seat is not None and pulse is not None:
@@ -240,6 +204,16 @@ class Runtime:
             log=self.logs,
         )
 
+        self.degraded = Degraded(
+            Faults(
+                lag_s=self._read_lag,
+                journal=self.journal.problem,
+                cache=lambda: services.cache.problem,
+                prices=lambda: services.prices.problem,
+                health=self._checks_problem,
+            ),
+            self._tell_degraded,
+        )
         self.lookout = Watch(
             Views(
                 settings=lambda: self.settings,
@@ -250,6 +224,7 @@ class Runtime:
                 rates=lambda: self.spending.throttle.states(clock.monotonic()),
                 answered=seen.answered_by_chain,
                 unpriced=seen.unpriced_by_model,
+                measured=seen.measured_by_model,
                 ledger_lag_s=self._read_lag,
                 ledger_problem=self.journal.problem if self.fleet is None else self.fleet.ledger_problem,
                 config_problem=lambda: self._config_problem,
@@ -279,7 +254,9 @@ class Runtime:
             self._tasks.append(asyncio.create_task(self.watcher.run()))
         self._tasks.append(asyncio.create_task(self.keys.run()))
         if self._leads:
-            self._tasks.append(asyncio.create_task(self.board.run()))
+            self._checks = asyncio.create_task(self.board.run())
+            self._tasks.append(self._checks)
+        self._tasks.append(asyncio.create_task(self.degraded.run()))
         self.delivery.configure(self.settings.alerts.to)
         self._lay_out(self.settings)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
@@ -322,6 +299,7 @@ class Runtime:
         for transport in services.transports.values():
             await transport.aclose()
         await self.ledger.aclose()
+        await services.cache.aclose()
         services.executor.shutdown(wait=False, cancel_futures=True)
         self.logs.close()
 
@@ -346,6 +324,8 @@ class Runtime:
             if (step_s := self._wall_watch.look()) is not None:
                 self.metrics.count("clock_step")
                 self.logs.warning("clock_step", seconds=round(step_s, 3))
+        if ticks % round(SWEEP_EVERY_S / TICK_S) == 0:
+            self.gateway.services.cache.sweep(int(self.clock.wall() * 1000), file=self._leads)
         if ticks % round(SWEEP_EVERY_S / TICK_S) == 0 and (lost := self.spending.sweep()):
             self.logs.warning("holds_swept", count=lost)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
@@ -362,6 +342,7 @@ class Runtime:
         """What the other workers have learned and used."""
         self.gateway.services.deployments.listen(now)
         self.spending.listen()
+        self.gateway.services.cache.listen()
         if shared.refused != self._shared_refused:
             self.metrics.count("shared_table_full")
             if not self._shared_refused:
@@ -500,6 +481,7 @@ class Runtime:
         if self._leads:
             self._tell_retention()
         self.journal.serves = settings.ledger.on_full == "serve"
+        services.cache.reloaded()
         services.deployments.layouts.clear()  # they are of chains that are gone; the deployments' state stays
         self._lay_out(settings)
         self.metrics.config_reloaded(True)
@@ -548,9 +530,35 @@ class Runtime:
 
     async def metrics_page(self, *, openmetrics: bool) -> tuple[bytes, str]:
         await self._look_at_ledger()
+        await self._look_at_kept()
         if self.fleet is not None:
             await self.fleet.gather(asyncio.sleep)
         return self.metrics.render(openmetrics)
+
+    async def cache_report(self) -> dict[str, Any]:
+        await self._look_at_kept()
+        if self.fleet is not None:
+            await self.fleet.gather(asyncio.sleep)
+        return cached.report(self._together(self.metrics.tables(readings=False)), self.gateway.services.cache.problem)
+
+    async def clear_cache(self, chain: str | None) -> int:
+        before = (await self.cache_report())["data"]  # of all workers, which this one cannot count by itself
+        await self.gateway.services.cache.clear(chain, int(self.clock.wall() * 1000))
+        return sum(row["entries"] for row in before if chain in (None, row["chain"]))
+
+    async def _look_at_kept(self) -> None:
+        """One worker speaks for the file, which is all workers'."""
+        if self._leads:
+            self._kept_in_file = await self.gateway.services.cache.held_in_file()
+
+    def _cache_reading(self) -> CacheReading:
+        cache = self.gateway.services.cache
+        return cached.reading(cache, cache.memory.held(), self._kept_in_file)
+
+    def _cache_failed(self, why: str) -> None:
+        self.logs.warning(
+            "cache_failed", reason=why, next="answers that are kept in the file are asked for anew until it is well"
+        )
 
     def _load(self) -> Load:
         governor, door = self.gateway.governor, self.gateway.door
@@ -564,6 +572,20 @@ class Runtime:
     def _together(self, own: Tables) -> Tables:
         return own if self.fleet is None else self.fleet.together(own)
 
+    def _checks_problem(self) -> str | None:
+        if self._checks is None or not self._checks.done() or self.ticks is None:
+            return None
+        fault = None if self._checks.cancelled() else self._checks.exception()
+        return f"they ended with {fault!r}"[:500] if fault is not None else "they were ended"
+
+    def _tell_degraded(self, names: bytes) -> None:
+        self.gateway.services.degraded = names
+        parts = self.degraded.parts
+        if parts:
+            self.logs.warning("degraded", **parts, next="requests go on without")
+        else:
+            self.logs.info("degraded_no_more")
+
     def readiness(self) -> Readiness:
         reasons = ["draining"] if self.gateway.draining else []
         if not (self.journal.healthy or self.journal.serves):
@@ -576,13 +598,14 @@ class Runtime:
             notes.append(Note("the configuration file is broken; the last good one is in force", self._config_problem))
         if self.keys.problem is not None:
             notes.append(Note("the file of the runtime keys cannot be read; what was last read is in force", self.keys.problem))
-        if self.gateway.services.prices.problem is not None:
-            notes.append(Note("there is no price data", self.gateway.services.prices.problem))
+        degraded = self.degraded.parts
+        # what the journal has to say stands above
+        notes += [Note(FACTS[part], detail) for part, detail in degraded.items() if part != "ledger" or self.degraded.database]
         if self.gateway.governor.shedding:
             notes.append(Note("there is more to do than can be done: some requests are refused"))
         if self.gateway.door.shut:
             notes.append(Note("no connections are taken in: the file descriptors are used up"))
-        return Readiness(reasons, notes)
+        return Readiness(reasons, notes, list(degraded))
 
     async def check_health(self, providers: Sequence[str]) -> None:
         await self.board.refresh(providers or None, fresh=True)

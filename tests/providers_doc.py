@@ -242,6 +242,8 @@ def quirk_words(quirks: Mapping[str, Any]) -> list[str]:
         words.append(f"drops of messages {codes(quirks['drop_in_messages'])}")
     if quirks.get("call_id_length"):
         words.append(f"ids of calls of {quirks['call_id_length']} characters")
+    if quirks.get("prefix") is not None:
+        words.append("goes on with a last assistant message")
     if quirks.get("developer_role"):
         words.append(f"`developer` → `{quirks['developer_role']}`")
     if quirks.get("usage_in_stream") == "always":

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "proxy"
 
 EVERYTHING = frozenset(
-    """accounting app commands config core dialects engine monitoring routing runtime server storage telemetry terminal torture
-    upstream wire workers""".split()
+    """accounting app commands config core dialects engine monitoring quality routing runtime server simulation storage telemetry
+    terminal torture upstream wire workers""".split()
 )
 # A folder or a top-level module -> the folders that it may import, besides itself.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -32,24 +32,27 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runtime": EVERYTHING,  # what app composes: one object for one running proxy
     # several processes as one proxy
     "workers": frozenset(("app", "runtime", "server", "storage", "telemetry", "config", "core")),
+    # everything that a request goes through, with a clock that is set and upstreams that follow a script
+    "simulation": frozenset(("server", "engine", "routing", "accounting", "telemetry", "config", "core")),
     "torture": frozenset(("core",)),  # an upstream that lies: it must know nothing of the proxy that it is let loose on
     "terminal": frozenset(("core",)),
     "server": frozenset(("engine", "monitoring", "accounting", "config", "dialects", "core")),
     # what is told of the proxy: it reads what the others keep, and only those who show it read it
     "monitoring": frozenset(("storage", "upstream", "routing", "accounting", "telemetry", "config", "core")),
-    "engine": frozenset(("dialects", "routing", "upstream", "accounting", "config", "core")),
+    "engine": frozenset(("dialects", "quality", "routing", "upstream", "accounting", "config", "core")),
     "upstream": frozenset(("config", "core")),
     "storage": frozenset(("accounting", "core")),
     "telemetry": frozenset(("core",)),
     "routing": frozenset(("config", "core")),
     "accounting": frozenset(("config", "core")),
     "dialects": frozenset(("wire", "core")),
+    "quality": frozenset(("core",)),
     "config": frozenset(("core",)),
     "wire": frozenset(),
     "core": frozenset(),
 }
 
-PURE = frozenset(("core", "wire", "dialects", "routing"))
+PURE = frozenset(("core", "wire", "dialects", "quality", "routing"))
 # What a module without I/O and clock can need. Anything else is refused, so that a socket cannot slip in under a new name.
 PURE_MODULES = frozenset(
     """__future__ abc base64 binascii bisect calendar codecs collections contextlib copy dataclasses datetime decimal email enum
@@ -69,6 +72,7 @@ MAY_IMPORT_LAZILY = frozenset(
         "proxy.accounting.tokens",
         "proxy.commands.shell",
         "proxy.config.schema",
+        "proxy.engine.quality_gate",
         "proxy.monitoring.delivery",
         "proxy.server.asgi",
         "proxy.telemetry.metrics",

@@ -204,7 +204,7 @@ class Budgets:
             self._accounts[scope, name] = account
         for account in before.values():
             account.close()
-        self.active = any(scope != "provider" for scope, _ in self._accounts)
+        self.active = any(scope not in ("provider", "judge") for scope, _ in self._accounts)
 
     def of(self, client: str | None, department: str | None, agent: str | None) -> list[BudgetAccount]:
         """The accounts that a request falls under; what is nearest to the caller first, for it is that which a refusal names."""
@@ -216,6 +216,10 @@ class Budgets:
         """What the attempts at a provider are held against: one or none."""
         account = self._accounts.get(("provider", provider.name))
         return () if account is None else (account,)
+
+    def of_judge(self, chain: str) -> BudgetAccount | None:
+        """What a chain's judge may cost."""
+        return self._accounts.get(("judge", chain))
 
     def reserve(self, accounts: list[BudgetAccount], bound_nusd: int | None, until: float) -> Reserved:
         """Raises BudgetExceeded, with nothing held. A request that nobody can price (`bound_nusd` None) has no place in a hard budget.
@@ -236,7 +240,7 @@ class Budgets:
         return account is not None and account.seed(spent_nusd, start)
 
     def states(self, wall: float) -> list[BudgetState]:
-        """In the order of the configuration: the total, providers, clients, departments, agents."""
+        """In the order of the configuration: the total, providers, clients, departments, agents, judges."""
         return [account.state(wall) for account in self._accounts.values()]
 
     def sweep(self, now: float) -> int:

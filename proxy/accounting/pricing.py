@@ -281,6 +281,7 @@ class PriceBook:
         self._lines: dict[str, bytes] = {}
         self._providers: dict[str, dict[str, Any]] = {}
         self._remembered: dict[int, _Remembered] = {}
+        self._contexts: dict[tuple[str | None, str], int | None] = {}
 
     async def warm(self) -> None:
         """Read the table, after compiling it in a process of its own if it is not there or damaged."""
@@ -302,6 +303,7 @@ class PriceBook:
         self._lines = {line[7 : line.index(b'"', 7)].decode(): line for line in body.splitlines()}  # {"id":"…
         self._providers.clear()
         self._remembered.clear()
+        self._contexts.clear()
         self.problem = None
         self.ready = True
         return True
@@ -351,8 +353,13 @@ class PriceBook:
         """The target's limit as configured, else as the table has it."""
         if target.context is not None:
             return target.context
-        entry = self._entry(target.provider.price_source, target.upstream_model)
-        return entry[1] if entry else None
+        key = target.provider.price_source, target.upstream_model
+        if key not in self._contexts:
+            entry = self._entry(*key)
+            if len(self._contexts) >= MAX_REMEMBERED:
+                self._contexts.clear()
+            self._contexts[key] = entry[1] if entry else None
+        return self._contexts[key]
 
     def knows(self, provider_id: str) -> bool:
         """Whether the table has a provider of that id."""

@@ -41,7 +41,8 @@ class RequestOpen(NamedTuple):
 class RequestEnd(NamedTuple):
     """What came of it. `outcome`: ok, failed, rejected, interrupted, client_gone. `trace` is the decision trace:
     a list with, for each target of the plan, `{"target", "kept": true}` or `{"target", "skipped": reason}`, see docs/failover.md.
-    `dropped`: parameters removed for the answering target.
+    `dropped`: parameters removed for the answering target. `extra` is None for nearly all; its keys are those of EXTRA, and a record
+    of an earlier release ends before it.
     """
 
     outcome: str
@@ -54,6 +55,21 @@ class RequestEnd(NamedTuple):
     error_code: str | None
     trace: list[dict[str, Any]]
     dropped: list[str]
+    extra: dict[str, Any] | None = None
+
+
+EXTRA = ("asked", "answered", "cache", "quality", "continued", "hedged")
+"""What a `RequestEnd.extra` may hold, each only where there is something to say:
+
+asked      what the choice was made from, besides chain and state: `{"needs": [sorted], "wishes": {}, "tokens": estimated input,
+           "output": expected output, "seed": …}`
+answered   number of the attempt that answered, where that is not the one that ended last
+cache      `{"state": "hit", "provider", "model", "of": id of the request that was answered first, "saved_nusd", "input_tokens",
+           "output_tokens"}`: an answer that nobody was asked for again. `saved_nusd` None: no price was known
+quality    0..1, of the answer that was given
+continued  numbers of the attempts that went on with what another had begun
+hedged     True: a second target was asked before the first had answered
+"""
 
 
 class Begin(NamedTuple):

@@ -15,12 +15,13 @@ from proxy.config.settings import Settings
 from proxy.core.limits import Budget, Per, Quota, Unit
 from proxy.core.target import Provider
 
-Scope = Literal["total", "provider", "client", "department", "agent"]
+Scope = Literal["total", "provider", "client", "department", "agent", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """`name` is None for the total. `held_nusd`: for requests under way. `resets` None: never."""
+    """`name` is None for the total, of a judge the chain's whose answers it judges. `held_nusd`: for requests under way. `resets` None:
+    never."""
 
     scope: Scope
     name: str | None
@@ -107,6 +108,9 @@ def budgets_of(settings: Settings) -> Iterator[tuple[Scope, str | None, Budget]]
         yield "department", name, budget
     for name, budget in settings.agents.items():
         yield "agent", name, budget
+    for name, quality in settings.gates().items():
+        if quality.judge_budget is not None:
+            yield "judge", name, quality.judge_budget
 
 
 def quotas_of(provider: Provider) -> Iterator[tuple[str | None, Quota]]:

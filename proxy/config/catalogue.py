@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from proxy.core.target import Quirks
+from proxy.core.target import Prefix, Quirks
 
 CATALOGUE = Path(__file__).parent.parent / "catalogue.yaml"
 FOR_PEOPLE = frozenset(("docs", "region_urls", "verified", "unverified"))
@@ -88,6 +88,8 @@ def with_quirks(base: Quirks, more: Mapping[str, Any]) -> Quirks:
     for name in ("drop", "refuse", "drop_in_messages"):
         if name in changes:
             changes[name] = getattr(base, name) | frozenset(changes[name] or ())
+    if changes.get("prefix") is not None:
+        changes["prefix"] = Prefix(**changes["prefix"])
     return replace(base, **changes)
 
 

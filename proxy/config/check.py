@@ -1,8 +1,4 @@
-"""Rules across the file: words that are not acted upon yet, and a start that would expose the proxy.
-
-A word of the vocabulary whose feature is not there yet is never unknown. Where it only tunes or tells, the file loads with a warning;
-where it decides what happens, it is a fault: a proxy that silently does something else is worse than one that does not start.
-"""
+"""Rules across the file: chains whose answers would not fit together, and a start that would expose the proxy."""
 
 from __future__ import annotations
 
@@ -10,56 +6,12 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import urlsplit
 
 from proxy.config.draft import Draft
-from proxy.config.faults import Path, one_line
-from proxy.config.schema import ChainSection, Section, later_of
+from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.settings import Settings
 from proxy.core.target import Target
-
-
-def check_vocabulary(draft: Draft) -> None:
-    """Warns of, or refuses, what is written but not yet supported."""
-    _walk(draft.file, (), draft)
-
-
-def _walk(value: Any, path: Path, draft: Draft) -> None:
-    match value:
-        case Section():
-            for name in value.model_fields_set:
-                _key(value, name, (*path, name), draft)
-            if isinstance(value, ChainSection):
-                _chain(value, path, draft)
-        case dict():
-            for name, item in value.items():
-                _walk(item, (*path, name), draft)
-        case list():
-            for index, item in enumerate(value):
-                _walk(item, (*path, index), draft)
-        case _:
-            return
-
-
-def _key(section: Section, name: str, path: Path, draft: Draft) -> None:
-    value = getattr(section, name)
-    match later_of(type(section), name):
-        case "ignored":
-            draft.warn(path, f"'{name}' is not yet supported here and has no effect (it may stay)", at_key=True)
-        case None:
-            _walk(value, path, draft)
-
-
-def _chain(chain: ChainSection, path: Path, draft: Draft) -> None:
-    if chain.strategy != "order":
-        draft.fault((*path, "strategy"), f"strategy: '{chain.strategy}' is not yet supported (write order, or remove the line)")
-    if chain.on_break == "continue":
-        draft.warn(
-            (*path, "on_break"),
-            "on_break: 'continue' is not yet supported: a broken stream ends with an error event (it may stay)",
-        )
-
 
 _MAKER = re.compile(r"^(?:[a-z-]{2,6}\.)?(?:amazon|cohere)\.")  # how Bedrock begins a name
 _VERSION = re.compile(r"(?:\.0|:\d+|:latest)+$")
@@ -134,6 +86,18 @@ def exposure_fault(settings: Settings) -> str | None:
         f"the address {settings.server.host} can be reached from other machines, and {' and '.join(lacking)} "
         f"{'are' if len(lacking) > 1 else 'is'} not set (write them, listen on 127.0.0.1, or write auth: none)"
     )
+
+
+def check_judges(settings: Settings, draft: Draft) -> None:
+    """A judge that cannot be found would never be asked, and nobody would notice."""
+    for chain, quality in settings.gates().items():
+        judge = quality.judge
+        if judge is None or settings.resolve(judge) is not None:
+            continue
+        provider = judge.partition("/")[0]
+        if provider not in settings.providers or provider == judge:  # else it is disabled, which is said already
+            advice = did_you_mean(judge, settings.chains, otherwise="write a chain, or provider/model of a provider in this file")
+            draft.fault(("chains", chain, "quality", "judge"), f"unknown model '{one_line(judge)}'{advice}")
 
 
 METADATA_HOSTS = frozenset(

@@ -12,9 +12,6 @@ from proxy.config.schema import File
 
 SCALARS = frozenset(("integer", "number", "boolean"))
 VARIABLE = {"type": "string", "pattern": r"\$\{"}
-LATER = {
-    "ignored": "Not yet supported: it has no effect, and `check` warns.",
-}
 
 
 def json_schema() -> dict[str, Any]:
@@ -28,13 +25,13 @@ def schema_text() -> str:
 
 
 def _clean(node: Any) -> Any:
-    """Without pydantic's titles and nulls, with variables allowed, and with what is not yet supported said in words."""
+    """Without pydantic's titles and nulls, and with variables allowed."""
     if isinstance(node, list):
         return [_clean(item) for item in node]
     if not isinstance(node, dict):
         return node
     if isinstance(node.get("properties"), dict):
-        node = {**node, "properties": {name: _property(_clean(item)) for name, item in node["properties"].items()}}
+        node = {**node, "properties": {name: _clean(item) for name, item in node["properties"].items()}}
         rest = {key: item if key == "properties" else _clean(item) for key, item in node.items() if key != "title"}
         return {**rest, "type": ["object", "null"]} if rest.get("type") == "object" else rest
     node = {key: _clean(item) for key, item in node.items() if key not in ("title", "default", "discriminator")}
@@ -53,11 +50,4 @@ def _clean(node: Any) -> Any:
 
 
 def _words(node: dict[str, Any]) -> dict[str, Any]:
-    return {key: node[key] for key in ("description", "examples", "later") if key in node}
-
-
-def _property(node: Any) -> Any:
-    later = node.pop("later", None) if isinstance(node, dict) else None
-    if later is not None:
-        node["description"] = f"{node.get('description', '')} {LATER[later]}".strip()
-    return node
+    return {key: node[key] for key in ("description", "examples") if key in node}

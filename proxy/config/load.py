@@ -15,7 +15,6 @@ from typing import Any, TypedDict, cast
 from pydantic import ValidationError
 
 from proxy.config.catalogue import Stanza, load_catalogue
-from proxy.config.check import check_vocabulary
 from proxy.config.draft import Draft, secret_kind
 from proxy.config.environment import BadVariable, Environment, parse_env
 from proxy.config.faults import ConfigError as ConfigError
@@ -79,7 +78,6 @@ def load(
     )
     data = _expand(source.data or {}, (), draft)
     draft.file = _validate(data, draft)
-    check_vocabulary(draft)
     flags: Mapping[str, Any] = overrides or {}
     effective = {key: values.get(variable) or None for key, variable in VARIABLES.items()}
     effective |= {key: value for key, value in flags.items() if value is not None}

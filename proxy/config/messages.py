@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from proxy.config.faults import Path, did_you_mean, one_line
-from proxy.config.schema import Section, section_at
+from proxy.config.schema import File, Section, attribute, section_at
 
 NEVER_SHOWN = frozenset(("admin_token", "api_key", "api_keys", "headers", "key", "key_pepper", "keys", "metrics_token", "proxy"))
 NOUNS = {
@@ -42,36 +42,36 @@ def file_path(loc: tuple[int | str, ...]) -> Path:
     return tuple(element for element in loc if not (isinstance(element, str) and element.startswith("«")))
 
 
-def describe(details: Details, path: Path, found: object) -> str:
-    """The message of one error; `found` is what stands at the path."""
+def describe(details: Details, path: Path, found: object, root: type[Section] = File) -> str:
+    """The message of one error; `found` is what stands at the path of a file whose grammar is `root`."""
     name = str(path[-1]) if path and isinstance(path[-1], str) else "this"
     kind, context = details["type"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _keys(section_at(path[:-1]))
+        known = _keys(section_at(path[:-1], root))
         return f"unknown key '{one_line(name)}'" + did_you_mean(name, known, otherwise=f"known here: {', '.join(known)}")
     if kind == "missing":
-        return f"'{name}' is missing (write for example {name}: {_example(path)})"
+        return f"'{name}' is missing (write for example {name}: {_example(path, root)})"
     if kind == "unit":
         return f"{_shown(path, found)}: {details['msg']}"
     if kind in ("literal_error", "enum"):
         return _choice(path, found, context)
     if kind in BOUNDS:
         bound, words = BOUNDS[kind]
-        return f"{_shown(path, found)}: must be {words} {context.get(bound)}{_advice(path)}"
+        return f"{_shown(path, found)}: must be {words} {context.get(bound)}{_advice(path, root)}"
     if kind == "string_too_short":
-        return f"'{name}' is empty{_advice(path) or ' (write it, or remove the line)'}"
+        return f"'{name}' is empty{_advice(path, root) or ' (write it, or remove the line)'}"
     if kind == "string_too_long":
         return f"'{name}' is longer than {context.get('max_length')} characters (shorten it)"
     if kind == "finite_number":
-        return f"{_shown(path, found)}: a finite number is needed{_advice(path)}"
+        return f"{_shown(path, found)}: a finite number is needed{_advice(path, root)}"
     noun = NOUNS.get(kind.split("_")[0])
     if noun:
-        return f"{_shown(path, found)}: {noun} is needed{_advice(path) or _form_advice(noun)}"
-    return f"{_shown(path, found)}: {details['msg'][:1].lower()}{details['msg'][1:]}{_advice(path)}"
+        return f"{_shown(path, found)}: {noun} is needed{_advice(path, root) or _form_advice(noun)}"
+    return f"{_shown(path, found)}: {details['msg'][:1].lower()}{details['msg'][1:]}{_advice(path, root)}"
 
 
 def _keys(section: type[Section] | None) -> list[str]:
-    return list(section.model_fields) if section else []
+    return [field.alias or name for name, field in section.model_fields.items()] if section else []
 
 
 def _choice(path: Path, found: object, context: Mapping[str, Any]) -> str:
@@ -101,18 +101,19 @@ def _shown(path: Path, found: object) -> str:
             return f"{name}: a mapping"
 
 
-def _example(path: Path) -> str:
-    parent = section_at(path[:-1])
-    field = parent.model_fields.get(str(path[-1])) if parent and path else None
+def _example(path: Path, root: type[Section]) -> str:
+    parent = section_at(path[:-1], root)
+    name = attribute(parent, path[-1]) if parent and path else None
+    field = parent.model_fields[name] if parent and name else None
     return as_yaml(field.examples[0]) if field and field.examples else ""
 
 
-def _advice(path: Path) -> str:
+def _advice(path: Path, root: type[Section]) -> str:
     """The example of the key that the path ends in, or of the list that it is an item of."""
     key = path
     while key and isinstance(key[-1], int):
         key = key[:-1]
-    example = _example(key)
+    example = _example(key, root)
     return f" (write for example {key[-1]}: {example})" if example else ""
 
 

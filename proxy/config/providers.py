@@ -115,6 +115,7 @@ class _Builder:
             project=self.places.get("project"),
             location=self.places.get("location"),
             signs=self.dialect in SERVICE_ACCOUNTS or (self.dialect == "bedrock" and credentials == (NO_CREDENTIAL,)),
+            drain_on_disconnect=section.drain_on_disconnect,
             disabled=self.disabled,
         )
         return provider, self.secrets
@@ -126,7 +127,9 @@ class _Builder:
             path, origin = (*self.path, name), name
             found: str | None = getattr(self.section, name)
             if name not in DIALECT_PLACES.get(self.dialect, ()):
-                if found is not None:
+                if found is not None and name == "region":
+                    self.places[name] = found.strip()
+                elif found is not None:
                     self.draft.warn(path, f"'{name}' means nothing to dialect {self.dialect} (remove it)", at_key=True)
                 continue
             if found is None:

@@ -10,13 +10,15 @@ from ipaddress import ip_network
 from pathlib import Path as FilePath
 from typing import Any
 
-from proxy.config.check import calls_itself, warn_of_mixed_embeddings
+from proxy.config.check import calls_itself, check_judges, warn_of_mixed_embeddings
+from proxy.config.choosing import cache_of, chain_cache, hedge_of, quality_of, weights_of
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.patterns import literal_length
 from proxy.config.providers import budget_of, build_provider, health_settings
-from proxy.config.schema import AuthSection, ChainSection, ClientSection, ShareSection, TargetSection, Tuning
+from proxy.config.schema import AuthSection, ChainSection, ClientSection, File, ShareSection, TargetSection, Tuning
 from proxy.config.settings import (
+    AUTO,
     MAX_MODEL_NAME,
     ChainTemplate,
     ClientSettings,
@@ -26,10 +28,10 @@ from proxy.config.settings import (
     fingerprint,
     usable,
 )
-from proxy.config.targets import TargetFactory, lay_over, rate_limits
+from proxy.config.targets import TargetFactory, lay_over, rate_limits, static_target
 from proxy.config.telling import alerts_of, ledger_of, retention_of
 from proxy.core.limits import Budget
-from proxy.core.target import DEFAULT_FAILOVER_ON, Chain, Provider, Secret, Target
+from proxy.core.target import DEFAULT_FAILOVER_ON, STATIC, CacheSettings, Chain, Provider, Secret, Target
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -43,6 +45,17 @@ class _Step:
     model: str
     tuning: tuple[Tuning, ...]
     path: Path
+    answer: str | None = None  # of a static target
+
+    def build(self, factory: TargetFactory, part: str | None = None) -> Target:
+        """`part` is what the `*` of the chain's name stands for."""
+        if self.answer is not None:
+            return static_target(self.answer)
+        return factory.make(self.provider, self.model if part is None else self.model.replace("*", part), self.tuning)
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider}/{self.model}"
 
 
 def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, env_path: FilePath) -> Settings:
@@ -53,22 +66,21 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
     server = _server(draft, effective)
     providers, secrets = _providers(steps, server, draft)
     for each in steps.values():
-        each[:] = [step for step in each if step.provider in providers]
+        each[:] = [step for step in each if step.provider in providers or step.answer is not None]
     listed = frozenset((step.provider, step.model) for each in steps.values() for step in each if "*" not in step.model)
     factory = TargetFactory(file, draft.catalogue, providers, listed)
     _check_circuits(draft)
     exact: dict[str, Chain] = {}
     templates: list[tuple[str, ChainTemplate]] = []
     for name, chain in chains.items():
-        targets = [factory.make(s.provider, s.model, s.tuning) for s in steps[name]]
+        targets = [step.build(factory) for step in steps[name]]
         warn_of_mixed_embeddings(name, zip([step.path for step in steps[name]], targets, strict=True), draft)
         if "*" in name:
-            template = ChainTemplate(
-                name, _maker(name, chain, steps[name], factory), tuple(f"{s.provider}/{s.model}" for s in steps[name])
-            )
-            templates.append((name, template))
+            bare = _chain(name, chain, [], draft)
+            make = _maker(bare, steps[name], factory)
+            templates.append((name, ChainTemplate(name, make, tuple(step.name for step in steps[name]), bare.quality)))
         else:
-            exact[name] = _chain(name, chain, targets)
+            exact[name] = _chain(name, chain, targets, draft)
     templates.sort(key=lambda named: -literal_length(named[0]))
     admin, metrics, pepper = _tokens(draft, secrets)
     clients, by_digest = _clients(draft, admin, secrets)
@@ -79,13 +91,14 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
     models = {
         name: section.model_dump(exclude={"api_key", "api_keys", "proxy", "headers"}) for name, section in file.providers.items()
     }
+    cache, auto = cache_of(file.cache), _auto(file, exact, factory, chain_cache(None, file.cache))
     budgets = (budget_of(file.budget), _budgets(file.departments), _budgets(file.agents))
     retention, ledger, alerts = retention_of(file.retention), ledger_of(file.ledger), alerts_of(file.alerts, draft, secrets)
-    return Settings(
+    settings = Settings(
         hash=fingerprint(
             (
                 (server, auth_none, admin, metrics, providers, exact, wildcards, models, file.defaults.model_dump(), clients),
-                (budgets, retention, ledger, alerts, pepper),
+                (budgets, retention, ledger, alerts, pepper, cache, auto),
             )
         ),
         path=path,
@@ -112,7 +125,11 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
         files=(*((path,) if path else ()), env_path, *sorted(draft.environment.files_read)),
         known_secrets=tuple(secrets),
         direct=factory.make,
+        cache=cache,
+        auto=auto,
     )
+    check_judges(settings, draft)
+    return settings
 
 
 def _as_section(chain: ChainSection | list[str | TargetSection]) -> ChainSection:
@@ -135,7 +152,14 @@ def _steps(name: str, chain: ChainSection, draft: Draft) -> list[_Step]:
         place: Path = (*path, *in_list, index)
         text, own = (item, None) if isinstance(item, str) else (item.target, item)
         if own is not None:
+            if (own.target is None) == (own.static is None):
+                draft.fault(place, "a target is a model or a static answer (write one of target and static)")
+                continue
+            if own.static is not None:
+                steps.append(_Step("static", "static", (), place, own.static))
+                continue
             place = (*place, "target")
+        assert text is not None
         if step := _step(text, place, name, (chain, own) if own else (chain,), draft):
             if any((step.provider, step.model) == (other.provider, other.model) for other in steps):
                 draft.warn(place, f"'{one_line(text)}' stands in this chain twice (remove one)")
@@ -171,8 +195,12 @@ def _providers(
     """Those with a stanza, those that a chain names, and the demo; in the order of the file."""
     stanzas = draft.file.providers
     mentioned: dict[str, Path] = {name: ("providers", name) for name in stanzas}
+    if STATIC.name in stanzas:
+        draft.fault(
+            ("providers", STATIC.name), "'static' is who gives static answers (give the provider another name)", at_key=True
+        )
     known = [*draft.catalogue, *stanzas]
-    for step in (step for each in steps.values() for step in each):
+    for step in (step for each in steps.values() for step in each if step.answer is None):
         if step.provider in stanzas or step.provider in draft.catalogue:
             mentioned.setdefault(step.provider, step.path)
         elif ("providers", step.provider) not in draft.cut and ("providers",) not in draft.cut:
@@ -191,21 +219,38 @@ def _providers(
     return providers, secrets
 
 
-def _chain(name: str, section: ChainSection, targets: list[Target]) -> Chain:
+def _chain(name: str, section: ChainSection, targets: list[Target], draft: Draft) -> Chain:
+    path: Path = ("chains", name)
     return Chain(
         name=name,
         targets=tuple(targets),
         failover_on=DEFAULT_FAILOVER_ON if section.failover_on is None else frozenset(section.failover_on),
         strict=section.strict,
-        on_break="error",
+        on_break=section.on_break,
+        strategy=section.strategy,
+        weights=weights_of(section.weights, (*path, "weights"), draft),
+        cache=chain_cache(section.cache, draft.file.cache),
+        quality=quality_of(section.quality, (*path, "quality"), draft),
+        hedge=hedge_of(section.hedge),
     )
 
 
-def _maker(name: str, section: ChainSection, steps: list[_Step], factory: TargetFactory) -> Callable[[str], Chain]:
+def _maker(chain: Chain, steps: list[_Step], factory: TargetFactory) -> Callable[[str], Chain]:
     def make(part: str) -> Chain:
-        return _chain(name, section, [factory.make(step.provider, step.model.replace("*", part), step.tuning) for step in steps])
+        return replace(chain, targets=tuple([step.build(factory, part) for step in steps]))
 
     return make
+
+
+def _auto(file: File, chains: Mapping[str, Chain], factory: TargetFactory, cache: CacheSettings | None) -> Chain | None:
+    """All targets that the file names, in chains and then under `models:`, but for the demo's and static ones. None if there are none."""
+    targets = {target.name: target for chain in chains.values() for target in chain.targets}
+    for name, section in file.providers.items():
+        for model in section.models:
+            if "*" not in model and name in factory.providers and f"{name}/{model}" not in targets:
+                targets[f"{name}/{model}"] = factory.make(name, model)
+    real = [target for target in targets.values() if target.provider.transport not in ("demo", "static")]
+    return Chain(AUTO, tuple(real), strategy="score", cache=cache) if real else None
 
 
 def _check_circuits(draft: Draft) -> None:
@@ -268,7 +313,7 @@ def _clients(
                 path, f"'{one_line(name)}' cannot name a client (use letters, digits, '.', '_', '-' and '@')", at_key=True
             )
         for index, chain in enumerate(section.chains or ()):
-            if chain not in draft.file.chains and ("chains", chain) not in draft.cut:
+            if chain != AUTO and chain not in draft.file.chains and ("chains", chain) not in draft.cut:
                 advice = did_you_mean(chain, draft.file.chains, otherwise="write the name of a chain of this file")
                 draft.fault((*path, "chains", index), f"unknown chain '{one_line(chain)}'{advice}")
         keys = _client_keys(section, path, draft)

@@ -2,8 +2,7 @@
 
 The descriptions and examples here are what an editor shows (`tollbridge schema`), what a fault advises and what
 `docs/configuration.md` is held to. What is written in the file may be left out nearly everywhere: `None` means "not written", and
-`resolve.py` lays the levels over each other. A key that is part of the vocabulary but not yet acted upon carries `later="ignored"`: it
-only tunes or tells, and the file loads, with a warning.
+`resolve.py` lays the levels over each other.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from pydantic_core import PydanticCustomError
 
 from proxy.core.alerts import ALERT_KINDS
 
-Later = Literal["ignored"]
-
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 MAX_DURATION_S = 366 * 86400.0
@@ -33,6 +30,8 @@ MAX_AGE_S = 100 * AGE_UNITS["y"]
 DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d)")
 AGE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?(h|d|w|y)")
 MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]{5,15}(Z|[+-][0-9]{2}:[0-9]{2})?)?")
+PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
+PERCENTILE = re.compile(r"p[5-9][0-9]")
 SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(B|KB|MB|GB|KiB|MiB|GiB)")
 
 
@@ -87,6 +86,25 @@ def parse_moment(value: object) -> float:
         raise PydanticCustomError("unit", "a date is needed (write 2027-01-31 or 2027-01-31T12:00:00Z)") from None
 
 
+def parse_percent(value: object) -> float:
+    """`"5%"` -> 0.05; a bare number is a share. Raises PydanticCustomError."""
+    found = PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    share = float(found[1]) / 100 if found else value if isinstance(value, int | float) and not isinstance(value, bool) else -1.0
+    if not 0 <= share <= 1:
+        raise PydanticCustomError("unit", "a share is needed (write something between 0% and 100%, such as 5%)")
+    return share
+
+
+def parse_lateness(value: object) -> str | float:
+    """`"p95"` as it is, `"800ms"` -> 0.8. Raises PydanticCustomError."""
+    if isinstance(value, str) and PERCENTILE.fullmatch(value.strip()):
+        return value.strip()
+    try:
+        return parse_timeout(value)
+    except PydanticCustomError:
+        raise PydanticCustomError("unit", "a percentile or a time is needed (write p95, or such as 800ms)") from None
+
+
 def parse_zone(value: object) -> str:
     """An IANA name. Raises PydanticCustomError."""
     try:
@@ -125,13 +143,19 @@ Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
 Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False), BeforeValidator(_no_bool)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_no_bool)]
+Portion = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_bool)]
+Weight = Annotated[float, Field(ge=0, le=10**6), BeforeValidator(_no_bool)]
+Percent = Annotated[float, BeforeValidator(parse_percent), _text_schema(r"^([0-9.]+ ?%|.*\$\{.*)$", "5%")]
+Lateness = Annotated[
+    str | float, BeforeValidator(parse_lateness), _text_schema(r"^(p[0-9]{2}|[0-9.]+ ?(ms|s|m)|.*\$\{.*)$", "p95")
+]
 Factor = Annotated[float, Field(gt=1, le=1000), BeforeValidator(_no_bool)]
 SeverityWord = Literal["info", "warning", "error"]
 
 
-def optional(description: str, example: Any, default: Any = None, *, later: Later | None = None) -> Any:
+def optional(description: str, example: Any, default: Any = None) -> Any:
     """A key that may be left out."""
-    return Field(default, description=description, examples=[example], json_schema_extra={"later": later} if later else None)
+    return Field(default, description=description, examples=[example])
 
 
 def section(description: str, kind: Any = dict) -> Any:
@@ -320,8 +344,12 @@ class ModelSection(Tuning):
         "USD per million tokens; wins over `prices` and the price data.", {"input": 0.59, "output": 0.79}
     )
     limits: LimitsSection = section("What the model is asked, for each key.", LimitsSection)
-    quality: Any = optional("How good its answers are, 0 to 100.", 78, later="ignored")
-    expected_first_token: Any = optional("How long the first content usually takes.", "300ms", later="ignored")
+    quality: Annotated[float, Field(ge=0, le=100), BeforeValidator(_no_bool)] | None = optional(
+        "How good its answers are held to be, 0 to 100; counts under `strategy: score`.", 78
+    )
+    expected_first_token: Timeout | None = optional(
+        "How long the first content usually takes; stands in until it is known.", "300ms"
+    )
 
 
 Dialect = Literal["openai", "azure", "anthropic", "gemini", "vertex", "cohere", "ollama", "bedrock"]
@@ -357,16 +385,27 @@ class ProviderSection(Tuning):
     budget: BudgetSection | None = optional("What may be spent at this provider.", {"usd": 50, "per": "month"})
     health: HealthSection = section("How it is checked.", HealthSection)
     quotas: list[QuotaSection] = section("What it gives in a period, such as a free tier's.", list)
-    region: Text | None = optional("Bedrock: the AWS region. Default: AWS_REGION or AWS_DEFAULT_REGION.", "us-east-1")
+    region: Text | None = optional(
+        "Bedrock: the AWS region, by default AWS_REGION or AWS_DEFAULT_REGION. Elsewhere a tag that a request may require.",
+        "us-east-1",
+    )
     project: Text | None = optional("Vertex: the Google Cloud project. Default: GOOGLE_CLOUD_PROJECT.", "my-project")
     location: Text | None = optional("Vertex: the location. Default: GOOGLE_CLOUD_LOCATION, else global.", "europe-west1")
+    drain_on_disconnect: bool = optional(
+        "`true` reads a stream to its end though its caller has left, where the provider bills all of it. Default false.",
+        False,
+        False,
+    )
 
 
 class TargetSection(Tuning):
-    """The long form of a target."""
+    """The long form of a target. One of `target` and `static`."""
 
-    target: Text = required("`provider/model`, split at the first `/`.", "openai/gpt-5")
-    weight: Any = optional("Its share under `strategy: weighted`.", 2, later="ignored")
+    target: Text | None = optional("`provider/model`, split at the first `/`.", "openai/gpt-5")
+    static: Text | None = optional(
+        "Instead of a target: a text that is the answer, when nobody else gives one.", "Please try later."
+    )
+    weight: Weight = optional("Its share under `strategy: weighted`; 0 only when no other is left. Default 1.", 2, 1.0)
 
 
 def _text_or_mapping(value: object) -> str:
@@ -388,12 +427,53 @@ FailoverWord = Annotated[
 ]
 
 
+class WeightsSection(Section):
+    """How much each part of a score counts; only their proportion matters."""
+
+    capability: Weight | None = optional("How well it can do what is asked for. Default 30.", 30)
+    cost: Weight | None = optional("What the answer is expected to cost. Default 25.", 25)
+    performance: Weight | None = optional("How soon the answer is expected. Default 25.", 25)
+    availability: Weight | None = optional("How often it answers. Default 20.", 20)
+
+
+class CacheSection(Section):
+    """Answers that are kept and given again. What is not written is as in the section of the file."""
+
+    enabled: bool | None = optional("`false`: none, though a request asks for it. Default true.", True)
+    ttl: Timeout | None = optional("How long an answer is kept. Default 10m.", "10m")
+    max_entries: Count | None = optional("How many answers at most. Default 10000.", 10000)
+    max_bytes: Size | None = optional("How large all of them at most. Default 64MiB.", "64MiB")
+    store: Literal["memory", "sqlite"] | None = optional(
+        "Where: `memory`, of each worker its own, or `sqlite`, a file in `data_dir` that survives a restart. Default memory.",
+        "memory",
+    )
+    every: bool | None = optional(
+        "`true`: whatever the temperature; else only what is asked for at temperature 0. Default false.", False
+    )
+    shared: bool | None = optional("`true`: a client may be given what another one asked for. Default false.", False)
+
+
+class QualitySection(Section):
+    """How good a whole answer must be, by measures that quality.md explains."""
+
+    min: Portion = required("An answer that measures below has the next target asked, too: 0 to 1.", 0.6)
+    judge: Text | None = optional("A chain or `provider/model` that is asked for its opinion as well.", "openai/gpt-5-mini")
+    judge_budget: BudgetSection | None = optional("What the judge may cost.", {"usd": 5, "per": "month"})
+
+
+class HedgeSection(Section):
+    """When a second target is asked as well, since the first is late with its first token."""
+
+    after: Lateness = optional("A percentile of what is usual there (p50 to p99), or a time. Default p95.", "p95", "p95")
+    max_extra_cost: Percent = optional("The share of requests that may be asked twice, over any hour. Default 5%.", "5%", 0.05)
+
+
 class ChainSection(Tuning):
     """The long form of a chain."""
 
     targets: list[OneTarget] = required("Targets, tried in this order.", ["groq/llama-3.3-70b-versatile", "openai/gpt-5"])
     strategy: Literal["order", "weighted", "round_robin", "least_busy", "fastest", "cheapest", "score", "sticky"] = optional(
-        "How targets are chosen. Only `order` is supported yet. Default order.", "order", "order"
+        "How the order of the targets is chosen, see routing.md. Default order.", "order", "order"
     )
     failover_on: list[FailoverWord] | None = optional(
         "What leads to the next target: 429, 5xx, timeout, connection, auth, not_found, policy. Default: all but policy.",
@@ -403,14 +483,17 @@ class ChainSection(Tuning):
         "`true` skips a target rather than dropping a parameter that it does not know. Default false.", False, False
     )
     on_break: Literal["error", "continue"] = optional(
-        "What a stream that breaks after its first content ends with. Only `error` is supported yet. Default error.",
-        "error",
+        "What becomes of a stream that breaks after its first content: an `error` event, or the next target is to `continue` it. "
+        "Default error.",
+        "continue",
         "error",
     )
-    weights: Any = optional("What counts under `strategy: score`.", {"capability": 30, "cost": 25}, later="ignored")
-    cache: Any = optional("How long answers are kept.", {"ttl": "1h"}, later="ignored")
-    quality: Any = optional("The least quality of a model.", {"min": 0.6}, later="ignored")
-    hedge: Any = optional("When a second target is asked at the same time.", {"after": "p95"}, later="ignored")
+    weights: WeightsSection = section("What counts under `strategy: score`.", WeightsSection)
+    cache: CacheSection | None = optional("Answers that are kept and given again.", {"ttl": "1h"})
+    quality: QualitySection | None = optional("How good a whole answer must be.", {"min": 0.6})
+    hedge: HedgeSection | None = optional(
+        "When a second target is asked as well, since the first is late.", {"after": "p95", "max_extra_cost": "5%"}
+    )
 
 
 OneChain = Annotated[
@@ -546,25 +629,26 @@ class File(Section):
     ledger: LedgerSection = section("What a record survives, and what happens when none can be written.", LedgerSection)
     health: HealthSection = section("How providers are checked.", HealthSection)
     alerts: AlertsSection = section("From when on something is told, and to whom.", AlertsSection)
-    cache: Any = optional("How long answers are kept.", {"ttl": "10m"}, later="ignored")
-
-
-def later_of(model: type[Section], name: str) -> Later | None:
-    """Whether a key is part of the vocabulary only, and what writing it leads to."""
-    field = model.model_fields.get(name)
-    extra = field.json_schema_extra if field else None
-    return typing.cast("Later | None", extra.get("later")) if isinstance(extra, dict) else None
+    cache: CacheSection | None = optional("Answers of every chain that are kept and given again.", {"ttl": "10m"})
 
 
 def step(kind: Any, element: str | int) -> Any:
     """The type behind one element of a path: the key of a section, the key of a mapping, the index of a list, the tag of a choice."""
     for arm in arms(kind):
         if isinstance(arm, type) and issubclass(arm, Section):
-            if element in arm.model_fields:
-                return typing.get_type_hints(arm, include_extras=True)[str(element)]
+            if (name := attribute(arm, element)) is not None:
+                return typing.get_type_hints(arm, include_extras=True)[name]
         elif (origin := typing.get_origin(arm)) in (dict, list) and isinstance(element, int) == (origin is list):
             return typing.get_args(arm)[-1]
     return None
+
+
+def attribute(model: type[Section], key: str | int) -> str | None:
+    """What a key of the file is called in the model: the same, but for the words that Python keeps for itself."""
+    fields = model.model_fields
+    if key in fields and fields[str(key)].alias is None:
+        return str(key)
+    return next((name for name, field in fields.items() if field.alias == key), None)
 
 
 def arms(kind: Any) -> list[Any]:
@@ -577,9 +661,9 @@ def arms(kind: Any) -> list[Any]:
     return [] if kind in (None, type(None)) else [kind]
 
 
-def section_at(path: tuple[str | int, ...]) -> type[Section] | None:
+def section_at(path: tuple[str | int, ...], root: type[Section] = File) -> type[Section] | None:
     """The model that describes the mapping at a path of the file."""
-    kind: Any = File
+    kind: Any = root
     for element in path:
         kind = step(kind, element)
     return next((arm for arm in arms(kind) if isinstance(arm, type) and issubclass(arm, Section)), None)

@@ -13,9 +13,10 @@ from proxy.config.keyring import NO_KEYS, Keyring
 from proxy.config.patterns import matched_part
 from proxy.core.alerts import Levels, Severity
 from proxy.core.limits import NO_LIMITS, Budget, HealthSettings, RateLimits
-from proxy.core.target import Chain, Provider, Secret, Target
+from proxy.core.target import CacheSettings, Chain, Provider, QualitySettings, Secret, Target
 
 MAX_MEMOISED_MODELS = 4096
+AUTO = "auto"  # the model name that means: whichever target suits best
 DAY_S = 86_400.0
 MAX_MODEL_NAME = 512  # longer names mean nothing, and are not remembered
 
@@ -126,6 +127,7 @@ class ChainTemplate:
     name: str
     make: Callable[[str], Chain]
     targets: tuple[str, ...]
+    quality: QualitySettings | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -138,6 +140,7 @@ class Settings:
 
     `clients` are those of the file and those that the runtime keys come to (`key_rules.py`). `needs_key`: nobody calls without a key,
     though there be none that opens anything. `refused_by_digest`: keys that once did, and what is told to whoever sends one.
+    `cache`: of what is kept because a request asks for it. `auto`: the chain of all targets, None where there are none.
     `keys_problem`: why the runtime keys could not be read. `keys_change_ms`: when the next key ends by itself.
     """
 
@@ -171,9 +174,11 @@ class Settings:
     ledger: LedgerSettings = LedgerSettings()
     health: HealthSettings = field(default_factory=HealthSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    auto: Chain | None = None
     resolve: Callable[[str], Chain | None] = field(init=False, repr=False)
-    """What a model name means: an exact chain, else a direct target of an enabled provider, else the longest matching wildcard,
-    else None. The same name gives the same Chain object, as long as it is among the 4,096 last used."""
+    """What a model name means: an exact chain, else a direct target of an enabled provider, else `auto`, else the longest matching
+    wildcard, else None. The same name gives the same Chain object, as long as it is among the 4,096 last used."""
 
     def __post_init__(self) -> None:
         memo = lru_cache(maxsize=MAX_MEMOISED_MODELS)(self._resolve)
@@ -193,6 +198,8 @@ class Settings:
         provider = self.providers.get(name) if slash and upstream_model else None
         if provider is not None and provider.enabled:
             return Chain("direct", (self.direct(name, upstream_model),), direct=True)
+        if model == AUTO and self.auto is not None:
+            return self.auto
         for pattern, template in self.wildcards:
             if (part := matched_part(pattern, model)) is not None:
                 return template.make(part)
@@ -203,8 +210,14 @@ class Settings:
         targets = {target.name: target for chain in self.chains.values() for target in chain.targets if usable(target)}
         chains = [name for name, chain in self.chains.items() if any(map(usable, chain.targets))]
         return [(name, "tollbridge") for name in chains] + [
-            (name, target.provider.name) for name, target in targets.items() if name not in self.chains
+            (name, target.provider.name) for name, target in targets.items() if name not in self.chains and target.answer is None
         ]
+
+    def gates(self) -> dict[str, QualitySettings]:
+        """The chains whose answers are measured, by the name that they have in the file."""
+        chains = [(chain.name, chain.quality) for chain in self.chains.values()]
+        found = [*chains, *((template.name, template.quality) for _, template in self.wildcards)]
+        return {name: quality for name, quality in found if quality is not None}
 
     def secrets(self) -> list[str]:
         """Every secret value, for redaction."""

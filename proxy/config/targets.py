@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from proxy.config.catalogue import ModelFacts, Stanza, known_as, with_quirks
 from proxy.config.patterns import best_match
-from proxy.config.schema import File, LimitsSection, ModelSection, PriceSection, ProviderSection, Tuning
+from proxy.config.schema import File, LimitsSection, ModelSection, PriceSection, ProviderSection, TargetSection, Tuning
 from proxy.core.limits import RateLimits
-from proxy.core.target import CircuitSettings, Price, Provider, Target, Timeouts
+from proxy.core.target import STATIC, CircuitSettings, Price, Provider, Target, Timeouts
 
 NO_FACTS = ModelFacts()
 # constructed, not validated: that would build validators of their own at import
@@ -55,7 +56,15 @@ class TargetFactory:
             reasoning=facts.reasoning,
             limits=rate_limits(written.limits),
             disabled=None if written.enabled else "disabled in the file",
+            weight=next((level.weight for level in nearer if isinstance(level, TargetSection)), 1.0),
+            quality=written.quality,
+            expected_first_token_s=written.expected_first_token,
         )
+
+
+def static_target(answer: str) -> Target:
+    """It costs nothing and never fails; its name is the same whatever it says."""
+    return Target(STATIC, "static", "static", price=Price(Decimal(0), Decimal(0)), answer=answer)
 
 
 def lay_over(levels: Sequence[Tuning]) -> tuple[Timeouts, CircuitSettings, int]:

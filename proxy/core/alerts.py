@@ -34,6 +34,7 @@ _TABLE = (
     AlertKind("failover_rate", None, "failover_rate", "This share of a chain's requests needed more than one target."),
     AlertKind("error_rate", None, "error_rate", "This share of a provider's attempts fails."),
     AlertKind("first_token", None, "first_token", "The first token takes this many times what is usual for the provider."),
+    AlertKind("quality", "warning", None, "A fifth and more of a target's whole answers measure below `quality.min`."),
     AlertKind("unpriced_model", "warning", None, "A model consumed tokens and has no known price: budgets cannot count it."),
     AlertKind("ledger_lag", None, "ledger_lag", "The tables are so far behind the journal."),
     AlertKind(

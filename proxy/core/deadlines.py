@@ -22,7 +22,7 @@ class Watched(Protocol):
 
 class Deadlines:
     def __init__(self) -> None:
-        self._watched: set[Watched] = set()
+        self._watched: dict[Watched, None] = {}  # in order, so that what expires together does so alike each time
         self._turned = NEVER
         self._spared = False
 
@@ -30,10 +30,10 @@ class Deadlines:
         return len(self._watched)
 
     def watch(self, item: Watched) -> None:
-        self._watched.add(item)
+        self._watched[item] = None
 
     def forget(self, item: Watched) -> None:
-        self._watched.discard(item)
+        self._watched.pop(item, None)
 
     def turn(self, now: float) -> None:
         """What the timer calls: `tick`, unless this process was itself held up (stopped, starved of the processor, asleep with its host).

@@ -46,6 +46,7 @@ class ErrorClass(StrEnum):
     MODEL_FAULT = "model_fault"  # the model broke its own protocol, such as an unparsable tool call
     CLIENT_GONE = "client_gone"
     DRAINED = "drained"  # the proxy was told to stop
+    HEDGED_OUT = "hedged_out"  # another attempt for the same answer had content first
     INTERRUPTED = "interrupted"  # the proxy died; written by recovery only
     INTERNAL = "internal"  # a fault of the proxy itself
 
@@ -55,7 +56,7 @@ class UpstreamError(Exception):
 
     `retry_after_s` is the upstream's own hint, unclamped. `code`, `param`: the upstream's, kept for faults that are the caller's.
     `body_delay` is a wait named in the body (Google's RetryInfo), as written there. `sent` is false only when no byte of the request
-    can have reached the upstream.
+    can have reached the upstream. `broke_as` is its class from before a break after content got a name of its own.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class UpstreamError(Exception):
         self.retry_after_s = retry_after_s
         self.body_delay = body_delay
         self.sent = sent
+        self.broke_as: ErrorClass | None = None
 
 
 class ProxyError(Exception):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+JUDGE_TASK = "quality-judge"  # the task of the proxy's own requests to a judge, see `engine/judge.py`
+
 Per = Literal["day", "month", "once"]
 Unit = Literal["requests", "tokens"]
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from proxy.core.limits import NO_LIMITS, Budget, HealthSettings, Quota, RateLimits
 
@@ -89,6 +89,17 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """How a provider is told that a conversation ends with the beginning of the answer, an assistant's message, and that its model is to
+    write the rest: fields of that message, fields of the body, and a path of its own. `echoes`: the answer begins with it all the same."""
+
+    message: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = None
+    echoes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Quirks:
     """How a provider departs from its dialect; data from the catalogue. Names are top-level request fields.
 
@@ -98,7 +109,8 @@ class Quirks:
     `reasoning_excluded`: completion_tokens leaves reasoning out (xAI). `developer_role`: the role that stands in for `developer`
     where the provider refuses it, None where it is taken as it is. `drop_in_messages`: fields of messages that it refuses (those that
     an answer had, and that come back with the conversation, above all). `call_id_length`: ids of tool calls must be so many letters
-    and digits (Mistral), None where they may be anything.
+    and digits (Mistral), None where they may be anything. `prefix`: how its models are told to
+    go on with a last assistant message; None: nobody says that they do.
     """
 
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +121,7 @@ class Quirks:
     developer_role: str | None = None
     drop_in_messages: frozenset[str] = frozenset()
     call_id_length: int | None = None
+    prefix: Prefix | None = None
 
 
 FEATURES: Mapping[str, str] = {
@@ -136,7 +149,8 @@ class Provider:
 
     `auth_header` is the lower-case header that carries the key, `auth_prefix` what stands before it (`Bearer `, or empty).
     `base_url` has no trailing slash. `price_source` is the provider's id in the price data, None where it has none there.
-    `region` is AWS's, `project` and `location` are Google's. `signs`: each call needs a signature or token of its own
+    `region` is AWS's, or a tag that requests may require; `project` and `location` are Google's. `drain_on_disconnect`: a stream whose
+    caller has left is read to its end, for what it costs. `signs`: each call needs a signature or token of its own
     (`upstream/auth.py`). `check_url` tells of the key where the model list does not, `model_list_path` stands under `base_url`; neither
     costs anything. `lacks` names features that none of its models serves, in the words of FEATURES. `limits.in_flight` counts
     for each key and model, `limits.rpm` and `limits.tpm` for each key.
@@ -150,7 +164,7 @@ class Provider:
     auth_prefix: str = "Bearer "
     headers: Mapping[str, str] = field(default_factory=dict)
     api_version: str | None = None
-    transport: Literal["native", "httpx", "demo"] = "native"
+    transport: Literal["native", "httpx", "demo", "static"] = "native"
     proxy_url: Secret | None = None
     ca_file: str | None = None
     model_list_path: str | None = None
@@ -166,6 +180,7 @@ class Provider:
     project: str | None = None
     location: str | None = None
     signs: bool = False
+    drain_on_disconnect: bool = False
     disabled: str | None = None
 
     @property
@@ -224,9 +239,10 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """Answers that are kept. `every`: whatever the temperature, not only what is asked for at 0. `shared`: a client may be given what
-    another one asked for."""
+    """Answers that are kept. `enabled` False: none, though a request asks for it. `every`: whatever the temperature, not only what is
+    asked for at 0. `shared`: a client may be given what another one asked for."""
 
+    enabled: bool = True
     ttl_s: float = 600.0
     max_entries: int = 10_000
     max_bytes: int = 64 << 20
@@ -256,6 +272,17 @@ class HedgeSettings:
 
 
 FailoverCause = Literal["429", "5xx", "timeout", "connection", "auth", "not_found", "policy"]
+STATIC = Provider(
+    "static",
+    "static",
+    "http://static.invalid",  # never connected to
+    (NO_CREDENTIAL,),
+    transport="static",
+    price_source=None,
+    lacks=frozenset(("audio_output", "embeddings", "image_output", "json_object", "json_schema", "logprobs", "n")),
+)
+"""Who gives the canned answers (`Target.answer`). It stands in chains only: nobody configures it or asks how it is."""
+
 DEFAULT_FAILOVER_ON: frozenset[FailoverCause] = frozenset(("429", "5xx", "timeout", "connection", "auth", "not_found"))
 
 

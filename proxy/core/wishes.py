@@ -7,6 +7,8 @@
     x-tollbridge-max-latency: 800ms               until the first content, as expected, at most
     x-tollbridge-priority: low | normal | high    cheap rather than quick, as configured, quick rather than cheap
     x-tollbridge-cache: on | off | refresh
+
+A header that cannot be meant is refused: whoever caps a cost does not want the cap to be passed over.
 """
 
 from __future__ import annotations

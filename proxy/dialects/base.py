@@ -44,15 +44,22 @@ class AnswerStream(Protocol):
     `committed`: content has been seen. `done`: the answer is complete and `close` will say so. `events`: complete events so far.
     """
 
-    committed: bool
-    done: bool
-    finish_reason: str | None
-    error: UpstreamError | None
-    events: int
-    malformed: int
-    mended: int
-    end_mark_missing: bool
-
+    @property
+    def committed(self) -> bool: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def error(self) -> UpstreamError | None: ...
+    @property
+    def events(self) -> int: ...
+    @property
+    def malformed(self) -> int: ...
+    @property
+    def mended(self) -> int: ...
+    @property
+    def end_mark_missing(self) -> bool: ...
     @property
     def usage(self) -> Usage | None: ...
 

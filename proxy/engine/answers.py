@@ -8,6 +8,8 @@ from functools import lru_cache
 from proxy.core.errors import CallerError, ProxyError
 from proxy.core.target import Target
 
+DEGRADED = b"x-tollbridge-degraded"  # names what does not work while requests go on
+
 
 def answer_headers(
     request_id: str,

@@ -1,13 +1,15 @@
 """One try at one target: send, wait for content, and carry the answer across, all but its last bytes.
 
-    waiting --content--> committed --end--> the last bytes are returned        before `committed` nothing has reached the caller
+    waiting --`reach`: content--> reached --`carry`--> committed --end--> the last bytes are returned
 
-The last bytes are the relay's to send, because the attempt must be settled before they go. `run` raises UpstreamError; `committed` then
-says whether the caller has already seen a part, and `unsent` what had still been good.
+Before `committed` nothing has reached the caller, and another target can take over. The last bytes are the relay's to send, because the
+attempt must be settled before they go. Both steps raise UpstreamError; `committed` then says whether the caller has already seen a part,
+and `unsent` what had still been good.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from proxy.accounting.journal import Journal
@@ -17,7 +19,7 @@ from proxy.core.ports import Clock, HeaderList, RequestHead, Sink, UpstreamRespo
 from proxy.core.usage import Usage
 from proxy.dialects.base import AnswerStream, OutboundDialect, OutboundRequest
 from proxy.engine.control import Control
-from proxy.engine.pipe import Pipe
+from proxy.engine.pipe import Nobody, Pipe
 from proxy.routing.deployment import Permit
 from proxy.routing.plan import Candidate
 from proxy.routing.retry_after import exhausted_reset_s, is_nonsense, retry_after_s
@@ -39,17 +41,18 @@ Headers = Callable[["Attempt", bytes], HeaderList]
 
 
 class Attempt:
-    """`reset_s`: a rate limit that this answer says is used up now. Times are monotonic."""
+    """`reset_s`: a rate limit that this answer says is used up now. `over`: all of the answer is there. `control`: what ends its waits
+    from outside. Times are monotonic."""
 
     __slots__ = (
         "_clock",
-        "_control",
         "_dialect",
         "_response",
         "body",
         "candidate",
         "committed",
         "content_at",
+        "control",
         "dispatched_at",
         "finish_reason",
         "id",
@@ -57,6 +60,7 @@ class Attempt:
         "n",
         "odd_wait",
         "outbound",
+        "over",
         "permit",
         "received_bytes",
         "reset_s",
@@ -95,28 +99,21 @@ class Attempt:
         self.stream: AnswerStream | None = None
         self.body = b""  # of a whole answer
         self.mended = False
+        self.over = False
         self.unsent = b""
         self.received_bytes = 0
         self.reset_s: float | None = None
         self.odd_wait = False  # it asked for a wait that makes no sense
         self._dialect = dialect
-        self._control = control
+        self.control = control
         self._clock = clock
         self._response: UpstreamResponse | None = None
 
-    async def run(
-        self,
-        request: ChatRequest,
-        transport: UpstreamTransport,
-        head: RequestHead,
-        *,
-        total_at: float,
-        fresh: bool,
-        sink: Sink,
-        headers: Headers,
-        journal: Journal,
+    async def reach(
+        self, request: ChatRequest, transport: UpstreamTransport, head: RequestHead, *, total_at: float, fresh: bool
     ) -> bytes:
-        """The answer's last bytes, and for a whole one all of them. Raises UpstreamError."""
+        """Send, and wait for content. What has come by then and is still to be handed on: of a whole answer, or a stream that has
+        ended (`over`), everything."""
         target = self.candidate.target
         timeouts = target.timeouts
         first_token_s = timeouts.first_token_s
@@ -148,21 +145,58 @@ class Attempt:
             start = await self._first_bytes(response, content_type)
             if start.lstrip()[:1] in (b"{", b"["):
                 self._whole(start + await self._read_body(response, request), request)
-                streamed = self._dialect.stream_from_whole(self.body, request)
-                self._commit(sink, headers)
-                return streamed
-        return await self._relay_stream(response, request, start, total_at, sink, headers, journal)
+                self.over = True
+                return self._dialect.stream_from_whole(self.body, request)
+        return await self._first_content(response, request, start)
+
+    async def carry(self, first: bytes, *, total_at: float, sink: Sink, headers: Headers, journal: Journal) -> bytes:
+        """Hands on a stream that has been reached, beginning with `first`; returns its last bytes, which are still to be sent."""
+        self.committed = True  # from here on the caller sees something: no other target can take over
+        sink.start(200, headers(self, EVENT_STREAM))
+        response, stream = self._response, self.stream
+        if self.over or response is None or stream is None:
+            return first
+        out = first
+        if not stream.done and stream.error is None:
+            out = await self._pump(response, stream, out, total_at, sink, journal)
+        return out + self._closed(stream, out)
 
     async def linger(self) -> None:
         """After the answer is out: read the end of the upstream's framing, so that its connection can serve again."""
         response = self._response
         if response is None or self.stream is None or not self.stream.done:
             return
-        self._control.phase = ErrorClass.IDLE_TIMEOUT
-        self._control.deadline = self._clock.monotonic() + LINGER_S
+        self.control.phase = ErrorClass.IDLE_TIMEOUT
+        self.control.deadline = self._clock.monotonic() + LINGER_S
         for _ in range(4):
             if not await response.read():
                 return
+
+    async def outlast(self, *, total_at: float, journal: Journal) -> bool:
+        """The caller has left, and the provider bills to the end: reads on to there, for what it tells of usage, and gives it to nobody.
+        Whatever ends that early does no harm. False: the task was cancelled by somebody else."""
+        response, stream, control = self._response, self.stream, self.control
+        if response is None or stream is None:
+            return True
+        idle_s = self.candidate.target.timeouts.between_tokens_s
+        pipe = Pipe(self.id, stream, Nobody(), control, journal, self._clock.monotonic, idle_s=idle_s, total_at=total_at)
+        while not stream.done and stream.error is None:
+            pipe.arm()
+            try:
+                if await response.pump(pipe.consume):
+                    break
+            except asyncio.CancelledError:
+                why = control.reason
+                if control.cause() is None:
+                    return False
+                if why is not ErrorClass.CLIENT_GONE:
+                    break  # it stood still, or took too long, or the proxy must stop
+            except UpstreamError:
+                break
+        if stream.error is None:
+            stream.close()
+        self.finish_reason = stream.finish_reason
+        return True
 
     def close(self) -> None:
         """Idempotent. A connection that is not at the end of its answer is cut."""
@@ -181,7 +215,7 @@ class Attempt:
     # -- steps
 
     def _arm(self, phase: ErrorClass, deadline: float, total_at: float) -> None:
-        control = self._control
+        control = self.control
         if total_at < deadline:
             control.phase = ErrorClass.TOTAL_TIMEOUT
             control.deadline = total_at
@@ -237,21 +271,7 @@ class Attempt:
             start = (start + data)[-MAX_HELD_BYTES:]
         return start
 
-    def _commit(self, sink: Sink, headers: Headers) -> None:
-        """From here on the caller sees something: no other target can take over."""
-        self.committed = True
-        sink.start(200, headers(self, EVENT_STREAM))
-
-    async def _relay_stream(
-        self,
-        response: UpstreamResponse,
-        request: ChatRequest,
-        first: bytes,
-        total_at: float,
-        sink: Sink,
-        headers: Headers,
-        journal: Journal,
-    ) -> bytes:
+    async def _first_content(self, response: UpstreamResponse, request: ChatRequest, first: bytes) -> bytes:
         stream = self.stream = self._dialect.answer_stream(request, self.candidate.target)
         held: list[bytes] = []
         held_bytes = 0
@@ -269,31 +289,32 @@ class Attempt:
         if stream.committed:
             self.content_at = self._clock.monotonic()
             self.permit.first_content(self.content_at)
-            self._commit(sink, headers)
-            if not stream.done and stream.error is None:
-                out = await self._pump(response, stream, out, total_at, sink, journal)
-        failed = _failure(stream)
-        tail = stream.close() if failed is None else b""
+            return out
+        out += self._closed(stream, b"")
+        # an empty answer, which is legal: it has ended, and nothing else will come
+        self.over = True
+        self.permit.first_content(self._clock.monotonic())
+        return out
+
+    def _closed(self, stream: AnswerStream, out: bytes) -> bytes:
+        """The stream's last bytes, which follow on `out`. Raises what it failed with."""
+        tail = stream.close() if _failure(stream) is None else b""
         self.finish_reason = stream.finish_reason
         failed = _failure(stream)
         if failed is not None:
             self.unsent = out + tail if self.committed else b""
             raise failed
         self.usage = stream.usage
-        if not self.committed:
-            # an empty answer, which is legal: it has ended, and nothing else will come
-            self.permit.first_content(self._clock.monotonic())
-            self._commit(sink, headers)
-        return out + tail
+        return tail
 
     async def _pump(
         self, response: UpstreamResponse, stream: AnswerStream, out: bytes, total_at: float, sink: Sink, journal: Journal
     ) -> bytes:
         """Carries the stream to its end; returns what is still to be sent with it."""
-        control = self._control
+        control = self.control
         idle_s = self.candidate.target.timeouts.between_tokens_s
         pipe = Pipe(self.id, stream, sink, control, journal, self._clock.monotonic, idle_s=idle_s, total_at=total_at)
-        flowing = sink.push(out)
+        flowing = sink.push(out) if out else True
         while True:
             if not flowing:
                 control.phase = ErrorClass.CLIENT_GONE

@@ -20,11 +20,13 @@ from proxy.core.usage import Usage
 from proxy.engine.attempt import Attempt
 from proxy.engine.exchange import Exchange
 from proxy.engine.services import Services
+from proxy.routing.choice import RULED_OUT
 from proxy.routing.plan import Candidate
-from proxy.routing.verdict import RULES
+from proxy.routing.verdict import RULES, Effect
 
+MAX_TRACE_LINES = 1_000  # of some 0.4 KB where a strategy has figures for each; a record may have 1 MiB
 _NOTHING = Usage()
-_NOT_FOR_IT = ("lacks ", "refuses ", "would drop ", "cannot carry ", "a context of ")  # what no other moment would change
+_NOT_FOR_IT = (*RULED_OUT, "refuses ", "would drop ", "cannot carry ", "a context of ")  # what no other moment would change
 
 # what came of a request: (outcome, HTTP status, error code)
 Closing = tuple[str, int | None, str | None]
@@ -33,20 +35,25 @@ CLIENT_GONE: Closing = ("client_gone", 499, "client_gone")
 
 
 class Books:
-    """One per request. `trace` is the plan's, shared and never changed; `notes` are what the walk adds to it."""
+    """One per request. `trace` is the plan's, shared and never changed; `notes` are what the walk adds to it. `extra` is what the choice
+    and whatever goes beyond one answer after another have to say, see `RequestEnd.extra`; None for nearly all. `answered` is the attempt
+    whose answer is given, where that is not the one that ends the request."""
 
     __slots__ = (
         "_exchange",
         "_opened",
         "_services",
+        "answered",
         "attempts",
         "chain",
         "closed",
         "cost_nusd",
+        "extra",
         "first_token_s",
         "notes",
         "outcome",
         "overhead_s",
+        "resumed",
         "tokens",
         "trace",
         "unpriced",
@@ -60,6 +67,8 @@ class Books:
         self.chain: Chain | None = None
         self.trace: list[dict[str, Any]] = []
         self.notes: list[dict[str, Any]] = []
+        self.extra: dict[str, Any] | None = None
+        self.answered: Attempt | None = None
         self.attempts = 0
         self.closed = False
         self.outcome = "failed"
@@ -67,6 +76,7 @@ class Books:
         self.unpriced = False
         self.tokens = 0
         self.first_token_s: float | None = None
+        self.resumed = False  # the caller has seen a part of an answer that broke off, and another attempt is to bring the rest
         self.overhead_s: float | None = None
         self.waited_s = 0.0  # in attempts that failed and in pauses between them: not the proxy's own time
 
@@ -118,6 +128,8 @@ class Books:
         if attempt.settled:
             return
         attempt.settled = True
+        if self.resumed and closing is not None:
+            closing = _of_resumed(closing)
         services, exchange = self._services, self._exchange
         candidate = attempt.candidate
         target = candidate.target
@@ -189,16 +201,29 @@ class Books:
             cost_nusd,
             exchange.request.stream,
         )
+        standing = candidate.deployment.standing
+        if standing is not None:
+            standing.note(
+                now,
+                ok=_says_ok(error),
+                stream=attempt.stream is not None,
+                first_token_s=first_token_s,
+                total_s=now - started_at,
+                output_tokens=used.output_tokens - used.reasoning_tokens,
+            )
         if closing is None:
             self.waited_s += now - started_at
         else:
             self._close(closing, now, attempt, used)
 
-    def close_unattempted(self, closing: Closing, now: float) -> None:
-        """A request that ends while no attempt is open: refused, or nothing left to try."""
+    def close_unattempted(self, closing: Closing, now: float, used: Usage = _NOTHING) -> None:
+        """A request that ends while no attempt is open: refused, nothing left to try, or with an answer that was settled before and
+        consumed that."""
         if not self.closed:
+            if self.resumed:
+                closing = _of_resumed(closing)
             self._append(("R", self._request_open(), self._request_end(closing, now, None)))
-            self._close(closing, now, None, _NOTHING)
+            self._close(closing, now, None, used)
 
     def _append(self, record: Fields) -> None:
         try:
@@ -233,13 +258,19 @@ class Books:
         outcome, status, code = closing
         finish_reason = None
         dropped: list[str] = []
-        if attempt is not None:
+        given = self.answered
+        if given is not None and given is not attempt and outcome == "ok":
+            finish_reason, dropped = given.finish_reason, list(given.outbound.dropped)
+            self.first_token_s = now - received  # it was held back until now
+            self.overhead_s = now - received - self.waited_s - (now - attempt.started_at if attempt is not None else 0.0)
+        elif attempt is not None:
             finish_reason = attempt.finish_reason
             if attempt.outbound.dropped:
                 dropped = list(attempt.outbound.dropped)
             content_at = attempt.content_at
             if content_at is not None:
-                self.first_token_s = content_at - received
+                if not self.resumed:
+                    self.first_token_s = content_at - received
                 # before the call and after the answer; of a stream the latter is spread over its chunks and not counted
                 after_s = now - content_at if attempt.stream is None else 0.0
                 self.overhead_s = attempt.dispatched_at - received - self.waited_s + after_s
@@ -252,20 +283,35 @@ class Books:
             self.overhead_s * 1000 if self.overhead_s is not None else None,
             finish_reason,
             code,
-            [*self.trace, *self.notes] if self.notes else self.trace,
+            self.trace if not self.notes and len(self.trace) <= MAX_TRACE_LINES else self._told_trace(),
             dropped,
+            self.extra,
         )
 
+    def _told_trace(self) -> list[dict[str, Any]]:
+        """The plan's lines, as many as a record has room for, then the walk's."""
+        return [*self.trace[:MAX_TRACE_LINES], *self.notes]
+
     def _note_fallback(self, chain: Chain, answered: Target) -> None:
-        """Counts an answer that came from another target than the first that could have served the request, in the order it asked for."""
+        """Counts an answer that came from another target than the first that could have served the request, in the order it asked for,
+        and one that is canned."""
+        if answered.answer is not None:
+            self._services.meter.count("static_answer")
         carried = {note["target"]: note.get("skipped", "") for note in self.notes}
+        let_go = [note["target"] for note in self.notes if note.get("error") == "hedged_out"]  # late, which is not unable
         first = {target.name: target for target in chain.targets}
         for entry in self.trace:
             target = first.get(entry["target"])
             if target is answered:
                 return
             reason = entry.get("skipped") or carried.get(entry["target"], "")
-            if target is None or target.disabled or target.provider.disabled or reason.startswith(_NOT_FOR_IT):
+            if (
+                target is None
+                or target.disabled
+                or target.provider.disabled
+                or reason.startswith(_NOT_FOR_IT)
+                or target.name in let_go
+            ):
                 continue
             self._services.meter.fell_back(chain.name)
             return
@@ -275,16 +321,22 @@ class Books:
         self.closed = True
         outcome, status, code = closing
         self.outcome = outcome
-        target = attempt.candidate.target if attempt is not None else None
-        if outcome == "ok" and target is not None and self.chain is not None and target is not self.chain.targets[0]:
-            self._note_fallback(self.chain, target)
+        told = attempt if self.answered is None or outcome != "ok" else self.answered
+        provider = upstream_model = None
+        if told is not None:
+            target, chain = told.candidate.target, self.chain
+            provider, upstream_model = target.provider.name, target.upstream_model
+            if outcome == "ok" and chain is not None and (target is not chain.targets[0] or chain.strategy != "order"):
+                self._note_fallback(chain, target)
+        elif self.extra is not None and "cache" in self.extra:
+            provider, upstream_model = self.extra["cache"].get("provider"), self.extra["cache"].get("model")
         self._services.log.request(
             {
                 "request_id": exchange.id,
                 "client": exchange.client.name if exchange.client is not None else None,
                 "model": exchange.request.model,
-                "provider": target.provider.name if target is not None else None,
-                "upstream_model": target.upstream_model if target is not None else None,
+                "provider": provider,
+                "upstream_model": upstream_model,
                 "stream": exchange.request.stream,
                 "outcome": outcome,
                 "status": status,
@@ -299,6 +351,19 @@ class Books:
         )
 
 
+def _of_resumed(closing: Closing) -> Closing:
+    """What the caller saw of a request whose answer had begun, whatever the attempt that was to bring the rest failed with."""
+    outcome = "failed" if closing[0] == "rejected" else closing[0]
+    return closing if outcome in ("ok", "client_gone") else (outcome, 200, "stream_interrupted")
+
+
 def _was_sent(error: UpstreamError) -> bool:
     """Whether the provider can have seen it. A connection that was closed before the request came has not taken it there."""
     return error.sent and error.error_class is not ErrorClass.STALE_RETRY
+
+
+def _says_ok(error: UpstreamError | None) -> bool | None:
+    """Whether the upstream did well; None where the attempt says nothing of it."""
+    if error is None:
+        return True
+    return None if RULES[error.error_class].effect is Effect.NEUTRAL else False

@@ -7,11 +7,11 @@ something to wait for: a slow caller, the end, a fault.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from proxy.accounting.journal import Journal
 from proxy.accounting.usage import estimate_output
 from proxy.core.errors import ErrorClass
-from proxy.core.ports import Sink
 from proxy.dialects.base import AnswerStream
 from proxy.engine.control import Control
 
@@ -19,6 +19,19 @@ PROGRESS_S = 2.0
 # looked up once: a member costs fifteen times what a global does, and these are needed for every chunk
 _IDLE_TIMEOUT, _TOTAL_TIMEOUT = ErrorClass.IDLE_TIMEOUT, ErrorClass.TOTAL_TIMEOUT
 PROGRESS_EVENTS = 256
+
+
+class Taker(Protocol):
+    """The part of a `Sink` that a pipe writes to."""
+
+    def push(self, data: bytes) -> bool: ...
+
+
+class Nobody:
+    """Takes what nobody reads any more."""
+
+    def push(self, data: bytes) -> bool:
+        return True
 
 
 class Pipe:
@@ -43,7 +56,7 @@ class Pipe:
         self,
         attempt_id: str,
         stream: AnswerStream,
-        sink: Sink,
+        sink: Taker,
         control: Control,
         journal: Journal,
         monotonic: Callable[[], float],

@@ -13,49 +13,41 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from math import inf
 
-from proxy.accounting.budgets import Reserved, ask_of, expected_tokens, request_bound_nusd
-from proxy.accounting.throttle import ClientAccount, Seat
-from proxy.accounting.usage import estimate_input, estimate_output, suspect
-from proxy.config.settings import ClientSettings
-from proxy.core.allowance import Ask
+from proxy.accounting.budgets import Reserved, expected_tokens
+from proxy.accounting.throttle import Seat
 from proxy.core.deadlines import NEVER
 from proxy.core.errors import (
-    AllProvidersUnavailable,
     CallerError,
     CannotCarry,
     ErrorClass,
-    ModelNotAllowed,
-    ModelNotFound,
     ProxyError,
     UnsupportedFeature,
     UpstreamError,
 )
-from proxy.core.ports import HeaderList, Sink
-from proxy.core.redact import one_line
-from proxy.core.target import Chain, Provider, Target
-from proxy.core.usage import Usage, UsageSource
+from proxy.core.ports import RequestHead, Sink
+from proxy.core.target import Chain, HedgeSettings, Provider, Target
+from proxy.core.wishes import NO_WISHES
 from proxy.dialects.base import OutboundDialect
-from proxy.dialects.embeddings import with_usage
-from proxy.engine.answers import answer_headers, error_headers
-from proxy.engine.attempt import WRITE_STALL_S, Attempt
-from proxy.engine.books import CLIENT_GONE, OK, Books
+from proxy.engine.admission import chain_of, check_allowed, held_for, prices_read
+from proxy.engine.attempt import Attempt
+from proxy.engine.books import Books
+from proxy.engine.choosing import make_plan, plan_in_order
+from proxy.engine.continuation import Continuation, continuation_of
 from proxy.engine.control import Control
+from proxy.engine.ends import Ends
 from proxy.engine.exchange import Exchange
 from proxy.engine.heads import Heads
+from proxy.engine.hedge import Race, lateness_s
+from proxy.engine.keeping import Keeping, keeping_of
+from proxy.engine.onward import Onward
+from proxy.engine.quality_gate import QualityGate, is_gated
 from proxy.engine.services import Services
 from proxy.routing.breaker import State
 from proxy.routing.deployment import Permit
-from proxy.routing.plan import SHORT_WAIT_S, Candidate, Plan, backoff_s, frees_soon, larger_context, plan
-from proxy.routing.verdict import RULES, Effect, Verdict, client_error, judge
+from proxy.routing.plan import Candidate, Plan
+from proxy.routing.verdict import Effect, Verdict, client_error, judge
 
-PRICES_WAIT_S = 5.0  # for the price data, which is read in the background from the start on
-HOLD_SLACK_S = 120.0  # after a request's total time, in which it must have ended, until what it holds is given up for lost
-# what somebody must mend, and what a failover would hide: said aloud each time
-_LOUD = frozenset(
-    (ErrorClass.AUTH, ErrorClass.MODEL_NOT_FOUND, ErrorClass.INSUFFICIENT_QUOTA, ErrorClass.TLS, ErrorClass.REDIRECT)
-)
 # error classes that are also counted as an oddity of their own
 _EVENTS = {
     ErrorClass.STALE_RETRY: "stale_retry",
@@ -65,21 +57,8 @@ _EVENTS = {
     ErrorClass.REDIRECT: "redirect",
     ErrorClass.INTERNAL: "internal_error",
 }
+_CLIENT_GONE = ErrorClass.CLIENT_GONE
 _FROM_OUTSIDE = frozenset((ErrorClass.CLIENT_GONE, ErrorClass.DRAINED))
-# what a break after content is still called: the rest, an error event of the provider's too, is `stream_interrupted` by then
-_NAMED_BREAKS = frozenset(
-    (
-        ErrorClass.TRUNCATED,
-        ErrorClass.IDLE_TIMEOUT,
-        ErrorClass.TOTAL_TIMEOUT,
-        ErrorClass.TOO_LARGE,
-        ErrorClass.MALFORMED,
-        ErrorClass.MALFORMED_EVENT,
-        ErrorClass.CLIENT_GONE,
-        ErrorClass.DRAINED,
-        ErrorClass.INTERNAL,
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +73,6 @@ class _Step:
 
 
 _FIRST_STEP = _Step(0)
-_OK, _CLIENT_GONE = Effect.OK, ErrorClass.CLIENT_GONE  # needed for every request; looked up on their class they are slow
 
 
 class Relay:
@@ -103,31 +81,49 @@ class Relay:
     __slots__ = (
         "_books",
         "_chain",
+        "_continuation",
         "_control",
-        "_errors",
+        "_ends",
         "_exchange",
+        "_failing",
+        "_gated",
         "_heads",
         "_hold",
-        "_limits",
+        "_keeping",
         "_plan",
         "_seat",
         "_services",
         "_sink",
+        "_way",
     )
 
-    def __init__(self, services: Services, heads: Heads, control: Control, exchange: Exchange, sink: Sink) -> None:
+    def __init__(
+        self, services: Services, heads: Heads, control: Control, exchange: Exchange, sink: Sink, *, gated: bool = True
+    ) -> None:
+        """`gated`: its answer may be measured, where its chain says so."""
         self._services = services
+        self._gated = gated
         self._heads = heads
         self._control = control
         self._exchange = exchange
         self._sink = sink
         self._books = Books(services, exchange)
-        self._errors: list[UpstreamError] = []
+        self._ends = Ends(services, control, exchange, sink, self._books)
+        self._failing: Onward | None = None
+        self._continuation: Continuation | None = None  # where it may go on after a break
         self._hold: Reserved | None = None
-        self._limits: ClientAccount | None = None  # of the client, if it has any
+        self._keeping: Keeping | None = None  # where its answer may be kept, or be there already
         self._seat: Seat | None = None
         self._chain: Chain  # from `_admit` on
         self._plan: Plan
+        self._way: list[Candidate]  # what may be tried, in order: the plan's, unless a hedge moves one up
+
+    @property
+    def _onward(self) -> Onward:
+        """What goes on after a failure. Most requests have none, and need nothing of it."""
+        if self._failing is None:
+            self._failing = Onward(self._services, self._exchange, self._books)
+        return self._failing
 
     async def serve(self) -> None:
         services, exchange, books = self._services, self._exchange, self._books
@@ -137,19 +133,25 @@ class Relay:
         try:
             try:
                 if not services.prices.ready:
-                    await self._wait_for_prices()
+                    await prices_read(services, exchange)
                 self._admit()
-                await self._walk()
+                if self._keeping is None:
+                    await self._walk()
+                else:
+                    await self._recall(self._keeping)
             except ProxyError as error:
+                if await self._ends.fall_back():
+                    return
                 outcome = "rejected" if isinstance(error, CallerError) else "failed"
                 books.close_unattempted((outcome, error.status, error.code), now())
-                await self._answer_error(error)
+                await self._ends.error(error)
         except asyncio.CancelledError:
             # between attempts, or while an error was being told
             cause = self._control.cause()
             if cause is None:
+                books.close_unattempted(("interrupted", None, "draining"), now())
                 raise
-            await self._end_between(cause)
+            await self._ends.between(cause)
         finally:
             services.deadlines.forget(self._control)
             if self._hold is not None:
@@ -165,135 +167,113 @@ class Relay:
                 books.overhead_s,
             )
 
+    @property
+    def cost_nusd(self) -> int | None:
+        """What its attempts have cost; None: for one of them no price is known."""
+        return None if self._books.unpriced else self._books.cost_nusd
+
     # -- admission
 
     def _admit(self) -> None:
         services, exchange = self._services, self._exchange
         client, request = exchange.client, exchange.request
         if client is not None and (limits := services.throttle.clients.get(client.name)) is not None:
-            self._limits = limits
+            self._ends.limits = limits
             self._seat = limits.enter(services.clock.monotonic(), expected_tokens(request))
-        chain = exchange.settings.resolve(request.model)
-        if chain is None or chain.name != request.model or chain.direct:
-            # a key where the model belongs is no model's name: it stands in no row, and no provider sees it
-            shown = services.redact.exact(request.model)
-            if shown != request.model:
-                request.model, chain = shown, None
-        if chain is None:
-            raise ModelNotFound(_no_such_model(request.model), param="model")
-        self._chain = self._books.chain = chain
-        if client is not None and client.is_limited and not client.may_use(request.model, None if chain.direct else chain.name):
-            raise ModelNotAllowed(_not_allowed(request.model, client), param="model")
-        if services.budgets.active:
-            self._reserve(chain)
+        chain = self._chain = self._books.chain = chain_of(services, exchange)
+        if client is not None:
+            check_allowed(client, request.model, chain)
+        if chain.cache is not None or exchange.wishes.cache is not None:
+            self._keeping = keeping_of(services, exchange, chain, self._books, self._control)
+        if services.budgets.active and self._keeping is None:
+            self._hold = held_for(services, exchange, chain)
+        if chain.quality is not None and self._gated and is_gated(request):
+            self._ends.gate = QualityGate(chain.quality, services, exchange, self._books, self._control, self._onward)
         self._make_plan()
 
-    def _reserve(self, chain: Chain) -> None:
-        services, exchange = self._services, self._exchange
-        tags = exchange.tags
-        accounts = services.budgets.of(exchange.client.name if exchange.client is not None else None, tags.department, tags.agent)
-        if accounts:
-            usable = [target for target in chain.targets if target.provider.enabled and target.disabled is None]
-            wall = services.clock.wall()
-            bound = request_bound_nusd(exchange.request, [(target, services.prices.rates(target, wall)) for target in usable])
-            until = max([self._lost_at(target) for target in usable], default=exchange.received + HOLD_SLACK_S)
-            self._hold = services.budgets.reserve(accounts, bound, until)
-
-    def _lost_at(self, target: Target) -> float:
-        return self._exchange.received + target.timeouts.total_s + HOLD_SLACK_S
-
-    async def _wait_for_prices(self) -> None:
-        """In the first second of a first start the price data may not be read yet: only a target that needs it waits."""
-        services, exchange = self._services, self._exchange
-        chain = exchange.settings.resolve(exchange.request.model)
-        wall = services.clock.wall()
-        targets = chain.targets if chain is not None else ()
-        needed = any(target.provider.enabled and services.prices.rates(target, wall) is None for target in targets)
-        if needed and services.warming is not None:
-            await asyncio.wait([services.warming], timeout=PRICES_WAIT_S)
-
     def _make_plan(self) -> None:
-        services, exchange = self._services, self._exchange
-        made = plan(
-            self._chain,
-            services.deployments,
-            services.clock.monotonic(),
-            needs=exchange.request.needs,
-            prefer=exchange.wishes.prefer,
-            trickle=services.trickle,
-        )
-        if made.picky:
-            made = self._without_refusals(made)
+        services, exchange, chain = self._services, self._exchange, self._chain
+        if chain.strategy == "order" and exchange.wishes is NO_WISHES:
+            made = plan_in_order(chain, exchange.request, services.deployments, services.clock.monotonic(), services.trickle)
+        else:
+            made = make_plan(
+                chain,
+                exchange.request,
+                wishes=exchange.wishes,
+                client=exchange.client.name if exchange.client is not None else None,
+                deployments=services.deployments,
+                prices=services.prices,
+                now=services.clock.monotonic(),
+                wall=services.clock.wall(),
+                random=services.random,
+                trickle=services.trickle,
+            )
         self._plan = made
         self._books.trace = made.trace
+        if made.asked is not None:
+            self._books.extra = {**(self._books.extra or {}), "asked": made.asked}
 
-    def _without_refusals(self, made: Plan) -> Plan:
-        """Leaves out targets that refuse a parameter of this request, and on a strict chain those that would drop one."""
-        body = self._exchange.request.body
-        refused: dict[str, str] = {}
-        for candidate in made.candidates:
-            quirks = candidate.target.quirks
-            names = sorted(name for name in quirks.refuse if body.get(name) and not (name == "n" and body[name] == 1))
-            if names:
-                refused[candidate.target.name] = f"refuses {', '.join(names)}"
-            elif self._chain.strict and not quirks.drop.isdisjoint(body):
-                refused[candidate.target.name] = f"would drop {', '.join(sorted(quirks.drop & body.keys()))}"
-        if not refused:
-            return made
-        left = [candidate for candidate in made.candidates if candidate.target.name not in refused]
-        return replace(
-            made,
-            candidates=left,
-            trace=[{"target": e["target"], "skipped": refused[e["target"]]} if e["target"] in refused else e for e in made.trace],
-            lacking=made.lacking if left or made.lacking else next(iter(refused.values())),
-        )
+    async def _recall(self, keeping: Keeping) -> None:
+        """Answers with what is kept, which costs nothing and so asks nothing of a budget. Else it walks, for others to have it, too."""
+        kept = await keeping.find(self._plan)
+        if kept is not None:
+            await keeping.give(kept, self._sink, self._ends.limits)
+            return
+        self._sink = self._ends.keep(keeping, self._sink)
+        try:
+            if self._services.budgets.active:
+                self._hold = held_for(self._services, self._exchange, self._chain)
+            if keeping.waited:
+                self._make_plan()
+            await self._walk()
+        finally:
+            keeping.over()
 
     # -- the way down the chain
 
     async def _walk(self) -> None:
         """Returns when the caller has been answered, one way or the other. Raises ProxyError when nothing could be tried."""
-        candidates = self._plan.candidates or await self._candidates()
+        if self._chain.on_break == "continue":
+            self._may_continue()
+        self._way = self._plan.candidates or await self._candidates()
         step: _Step | None = _FIRST_STEP
         while step is not None:
-            candidate = candidates[step.position]
+            candidate = self._way[step.position]
             deployment = candidate.deployment
-            ask = self._ask(candidate.target) if deployment.allowances else None
+            ask = self._onward.ask(candidate.target) if deployment.allowances else None
             now = self._services.clock.monotonic()
             permit = deployment.acquire(now, ask)
             if permit is not None:
                 if not deployment.breaker.calm and deployment.breaker.state is State.HALF_OPEN:
                     self._services.meter.count("probes")
-                step = await self._try(candidate, permit, candidates, step)
+                step = await self._try(candidate, permit, step)
                 continue
-            following = self._following(candidates, step.position, self._errors[-1] if self._errors else None)
-            if following is None and (wait_s := self._limit_wait_s(candidate, ask, now, step.waited_s)) is not None:
+            following = self._onward.following(self._way, step.position, self._onward.latest)
+            if following is None and (wait_s := self._onward.limit_wait_s(candidate, ask, now, step.waited_s)) is not None:
                 await self._pause(wait_s)
                 step = replace(step, waited_s=step.waited_s + wait_s)
                 continue
             reason = (deployment.refusal(now, ask) if ask is not None else None) or "no permit: circuit or capacity"
             self._books.notes.append({"target": candidate.target.name, "skipped": reason})
             if following is None:
-                raise client_error(self._errors[-1], earlier=self._errors[:-1]) if self._errors else self._unavailable()
+                again = None if self._ends.holds else self._onward.again(self._way, failover_on=self._chain.failover_on)
+                if again is None:
+                    raise self._onward.spent(self._plan)
+                following, wait_s = again
+                await self._pause(wait_s)
             step = _Step(following)
 
-    def _ask(self, target: Target) -> Ask:
-        """What an attempt at a target may take of its quotas, limits and budget."""
-        services = self._services
-        rates = services.prices.rates(target, services.clock.wall())
-        return ask_of(self._exchange.request, target, rates, self._lost_at(target))
-
-    def _limit_wait_s(self, candidate: Candidate, ask: Ask | None, now: float, waited_s: float) -> float | None:
-        """How long to wait for the last candidate, which is over a limit of a minute; None when it is not worth it."""
-        wait_s = candidate.deployment.brief_wait_s(now, ask)
-        if wait_s is None or waited_s + wait_s > SHORT_WAIT_S:
-            return None
-        return wait_s if now + wait_s < self._exchange.received + candidate.target.timeouts.total_s else None
+    def _may_continue(self) -> None:
+        found = continuation_of(self._services, self._control, self._exchange, self._chain, self._books, self._onward, self._sink)
+        if found is not None:
+            self._continuation, self._sink = found, found.sink
+            self._ends.through(found.sink)
 
     async def _candidates(self) -> list[Candidate]:
-        """When there is nothing to try at once: a short cooldown is worth waiting for, anything else is told."""
-        cooling_s = self._plan.cooling_s
-        if cooling_s is not None and cooling_s <= SHORT_WAIT_S:
-            await self._pause(cooling_s)
+        """When there is nothing to try at once: what is over in a moment is worth waiting for, anything else is told."""
+        wait_s = self._onward.until_usable_s(self._plan, self._chain)
+        if wait_s is not None:
+            await self._pause(wait_s)
             self._make_plan()
             if self._plan.candidates:
                 return self._plan.candidates
@@ -301,9 +281,9 @@ class Relay:
             raise UnsupportedFeature(
                 f"No target of `{self._exchange.request.model}` can serve this request: {self._plan.lacking}."
             )
-        raise self._unavailable()
+        raise self._onward.unavailable(self._plan)
 
-    async def _try(self, candidate: Candidate, permit: Permit, candidates: list[Candidate], step: _Step) -> _Step | None:
+    async def _try(self, candidate: Candidate, permit: Permit, step: _Step) -> _Step | None:
         """One attempt and what follows from it: another step, or None once the caller has been answered."""
         services, exchange, control = self._services, self._exchange, self._control
         target = candidate.target
@@ -311,35 +291,33 @@ class Relay:
         started_at = services.clock.monotonic()
         attempt: Attempt | None = None
         try:
-            dialect = services.outbound[provider.dialect] if exchange.request.kind == "chat" else self._embedder(provider)
-            outbound = dialect.encode_request(exchange.request, target)
-            if outbound.dropped and self._chain.strict:
-                raise CannotCarry(", ".join(outbound.dropped))
-            attempt_id, n = self._books.begin(candidate)
-            attempt = Attempt(attempt_id, n, candidate, permit, dialect, outbound, control, services.clock, started_at)
-            if n == 1:
-                services.retry_budgets.on_first_attempt(provider.name, started_at)
-            head = self._heads.get(provider, candidate.credential, outbound.path)
-            if provider.signs:
-                head = await services.authorizer.authorize(provider, candidate.credential, head, outbound.body)
-            last = await attempt.run(
-                exchange.request,
-                services.transports[provider.transport],
-                head,
-                total_at=exchange.received + target.timeouts.total_s,
-                fresh=step.fresh,
-                sink=self._sink,
-                headers=self._headers,
-                journal=services.journal,
-            )
-            await self._answer(attempt, last)
-            return None
+            attempt, head = self._begin(candidate, permit, started_at)
+            total_at = exchange.received + target.timeouts.total_s
+            if self._chain.hedge is not None and (race := self._race(self._chain.hedge, step.position, started_at)) is not None:
+                try:
+                    last = await race.run(attempt, head, fresh=step.fresh)
+                finally:
+                    attempt, self._way, step = race.attempt, race.way, replace(step, position=race.position)
+                total_at = self._onward.total_at(attempt.candidate.target)
+            else:
+                if provider.signs:
+                    head = await services.authorizer.authorize(provider, candidate.credential, head, attempt.outbound.body)
+                transport = services.transports[provider.transport]
+                last = await attempt.reach(exchange.request, transport, head, total_at=total_at, fresh=step.fresh)
+            if exchange.request.stream:
+                last = await attempt.carry(
+                    last, total_at=total_at, sink=self._sink, headers=self._ends.headers, journal=services.journal
+                )
+            if self._ends.gate is not None:
+                self._ends.gate.ahead(self._way, step.position)
+            following = await self._ends.answer(attempt, last)
+            return None if following is None else _Step(following)
         except UpstreamError as raised:
             error = raised
         except asyncio.CancelledError:
             cause = control.cause()
-            if cause is None:
-                self._torn_down(attempt, permit)
+            if cause is None or not await self._outlasted(attempt, cause):
+                self._ends.torn_down(attempt, attempt.permit if attempt is not None else permit)
                 raise
             error = cause
         except ProxyError:
@@ -347,7 +325,7 @@ class Relay:
             raise
         except CannotCarry as lack:
             permit.unused(started_at)
-            return self._passed_over(target, lack, candidates, step)
+            return self._passed_over(target, lack, step)
         except Exception as fault:  # noqa: BLE001 - for the reason given below
             # a fault of our own must cost neither the row nor the caller's answer; it is logged whole and answered as an error
             services.log.error("internal_error", request_id=exchange.id, fault=repr(fault)[:500])
@@ -361,7 +339,61 @@ class Relay:
             raise client_error(error)
         if attempt.settled:
             return None  # the answer was out, or on its way, when this happened
-        return await self._after(attempt, self._as_seen(error, attempt), candidates, step)
+        return await self._after(attempt, self._onward.as_seen(error, attempt), step)
+
+    async def _outlasted(self, attempt: Attempt | None, cause: UpstreamError) -> bool:
+        """Where a provider bills an answer to its end though nobody reads it, it is read to there; false when that was cut short from
+        elsewhere."""
+        if cause.error_class is not _CLIENT_GONE or attempt is None or not attempt.committed or attempt.settled:
+            return True
+        target = attempt.candidate.target
+        if not target.provider.drain_on_disconnect:
+            return True
+        self._sink.abort()  # a caller who does not read is still there
+        return await attempt.outlast(total_at=self._onward.total_at(target), journal=self._services.journal)
+
+    def _begin(self, candidate: Candidate, permit: Permit, now: float) -> tuple[Attempt, RequestHead]:
+        """An attempt that is written down and may be sent. Raises CannotCarry and LedgerUnavailable."""
+        services, exchange = self._services, self._exchange
+        target = candidate.target
+        provider = target.provider
+        dialect = services.outbound[provider.dialect] if exchange.request.kind == "chat" else self._embedder(provider)
+        if self._continuation is not None:
+            dialect = self._continuation.around(dialect)
+        outbound = dialect.encode_request(exchange.request, target)
+        if outbound.dropped and self._chain.strict:
+            raise CannotCarry(", ".join(outbound.dropped))
+        attempt_id, n = self._books.begin(candidate)
+        attempt = Attempt(attempt_id, n, candidate, permit, dialect, outbound, self._control, services.clock, now)
+        if n == 1:
+            services.retry_budgets.on_first_attempt(provider.name, now)
+        return attempt, self._heads.get(provider, candidate.credential, outbound.path)
+
+    def _race(self, hedge: HedgeSettings, position: int, now: float) -> Race | None:
+        """What may ask the next target as well. None: this request is not to be hedged, or has been."""
+        services, books, request = self._services, self._books, self._exchange.request
+        if not request.stream or books.resumed:
+            return None
+        if books.attempts == 1:
+            services.hedges.asked(self._chain.name, now)
+        if books.extra is not None and "hedged" in books.extra:
+            return None
+        late_s = lateness_s(hedge, self._way, position, now)
+        if late_s is None:
+            return None
+        return Race(
+            services,
+            self._control,
+            self._chain,
+            books,
+            self._onward,
+            request=request,
+            way=self._way,
+            position=position,
+            late_s=late_s,
+            begin=self._begin,
+            hear=self._hear,
+        )
 
     def _embedder(self, provider: Provider) -> OutboundDialect:
         found = self._services.embedders.get(provider.dialect)
@@ -369,44 +401,19 @@ class Relay:
             raise CannotCarry("embeddings")
         return found
 
-    def _passed_over(self, target: Target, lack: CannotCarry, candidates: list[Candidate], step: _Step) -> _Step:
+    def _passed_over(self, target: Target, lack: CannotCarry, step: _Step) -> _Step:
         """The target's format has no words for this request, which showed only when it was to be written in it."""
         self._books.notes.append({"target": target.name, "skipped": f"cannot carry {lack.feature}"})
-        following = self._following(candidates, step.position, None)
+        following = self._onward.following(self._way, step.position, None)
         if following is not None:
             return _Step(following)
-        if self._errors:
-            raise client_error(self._errors[-1], earlier=self._errors[:-1])
+        if self._onward.errors:
+            raise self._onward.spent(self._plan)
         model = self._exchange.request.model
         raise UnsupportedFeature(f"No target of `{model}` can carry {lack.feature}.", param=lack.param)
 
-    async def _answer(self, attempt: Attempt, last: bytes) -> None:
-        """Settles what is whole and hands on its last bytes."""
-        usage = attempt.usage
-        if usage is not None and self._is_doubtful(usage, attempt):
-            self._services.meter.count("usage_suspect")
-            usage = None
-        self._control.deadline = NEVER
-        if usage is None:
-            usage = await self._counted(attempt)
-            if self._exchange.request.kind == "embeddings":
-                last = with_usage(last, usage)
-        now = self._services.clock.monotonic()
-        attempt.permit.release(_OK if attempt.reset_s is None else Effect.RATE, now, attempt.reset_s)
-        self._books.end(attempt, "ok", now, usage=usage, closing=OK)
-        self._note_oddities(attempt)
-        self._control.phase = _CLIENT_GONE
-        self._control.deadline = now + WRITE_STALL_S
-        if self._services.journal.strict:
-            await self._services.journal.synced()
-        if attempt.committed:
-            await self._sink.finish(last)
-            await attempt.linger()
-        else:
-            await self._sink.respond(200, self._headers(attempt, b"application/json"), last)
-
-    async def _after(self, attempt: Attempt, error: UpstreamError, candidates: list[Candidate], step: _Step) -> _Step | None:
-        """What follows a failed attempt: another step, or None once the caller has been told."""
+    def _hear(self, attempt: Attempt, error: UpstreamError) -> Verdict:
+        """What is to be done about a failed attempt; its deployment hears of it."""
         now = self._services.clock.monotonic()
         verdict = judge(error, failover_on=self._chain.failover_on, committed=attempt.committed)
         penalise = verdict.penalise
@@ -418,295 +425,59 @@ class Relay:
             self._services.meter.count(event)
         if attempt.odd_wait:
             self._services.meter.count("bad_retry_after")
+        return verdict
+
+    async def _after(self, attempt: Attempt, error: UpstreamError, step: _Step) -> _Step | None:
+        """What follows a failed attempt: another step, or None once the caller has been told."""
+        now = self._services.clock.monotonic()
+        verdict = self._hear(attempt, error)
         if attempt.committed:
-            await self._end_broken(attempt, error, now)
+            if self._continuation is not None:
+                following = await self._continuation.after(attempt, error, now, self._way, step.position)
+                if following is not None:
+                    return _Step(following)
+            await self._ends.broken(attempt, error, now)
             return None
         if error.error_class is ErrorClass.STALE_RETRY and not step.fresh:
             self._books.end(attempt, "failed", now, error=error)
             return _Step(step.position, retries=step.retries, fresh=True)
-        self._errors.append(error)
+        self._onward.errors.append(error)
+        self._onward.failed[id(attempt.candidate.deployment)] = error
         if error.error_class in _FROM_OUTSIDE or self._control.gone:
-            await self._end_unseen(attempt, error, now)
+            await self._ends.unseen(attempt, error, now)
             return None
-        if verdict.try_next:
-            if len(candidates) == 1:
-                wait_s = self._retry_wait_s(attempt.candidate, error, verdict, step.retries)
+        if verdict.try_next or self._books.resumed:
+            if len(self._way) == 1:
+                wait_s = self._onward.retry_wait_s(attempt.candidate, error, verdict, step.retries)
                 if wait_s is not None:
-                    self._note_verdict(attempt, error, now, "retry")
+                    self._onward.note(attempt, error, now, "retry")
                     self._books.end(attempt, "failed", now, error=error)
                     await self._pause(wait_s)
                     return _Step(step.position, retries=step.retries + 1)
-            following = self._following(candidates, step.position, error)
+            following = self._onward.following(self._way, step.position, error)
             if following is not None:
-                self._note_verdict(attempt, error, now, "next")
+                self._onward.note(attempt, error, now, "next")
                 self._books.end(attempt, "failed", now, error=error)
-                self._tell_failover(attempt, candidates[following], error)
+                self._onward.tell_failover(attempt, self._way[following], error)
                 return _Step(following)
-        self._note_verdict(attempt, error, now, "stop")
-        answer = client_error(error, earlier=self._errors[:-1])
+            again = None
+            if len(self._way) > 1 and not self._ends.holds:
+                again = self._onward.again(self._way, failover_on=self._chain.failover_on)
+            if again is not None:
+                self._onward.note(attempt, error, now, "again")
+                self._books.end(attempt, "failed", now, error=error)
+                await self._pause(again[1])
+                return _Step(again[0])
+        self._onward.note(attempt, error, now, "stop")
+        if self._ends.holds:
+            self._books.end(attempt, "failed", now, error=error)
+            await self._ends.fall_back()
+            return None
+        answer = client_error(error, earlier=self._onward.errors[:-1])
         self._books.end(attempt, "failed", now, error=error, closing=("failed", answer.status, answer.code))
-        await self._answer_error(answer)
+        await self._ends.error(answer)
         return None
 
     async def _pause(self, seconds: float) -> None:
         self._books.waited_s += seconds
         await self._services.sleep(seconds)
-
-    def _following(self, candidates: list[Candidate], position: int, error: UpstreamError | None) -> int | None:
-        """The next candidate worth trying after `position`, None when the chain is spent. One that is over its limits for a moment is
-        worth it when there is no other."""
-        now = self._services.clock.monotonic()
-        soon: int | None = None
-        too_long = error is not None and error.error_class is ErrorClass.CONTEXT_LENGTH
-        context_of = self._services.prices.context_window
-        for following in range(position + 1, len(candidates)):
-            candidate = candidates[following]
-            if too_long and not larger_context(candidate.target, candidates[position].target, context_of):
-                continue
-            if now - self._exchange.received >= candidate.target.timeouts.total_s:
-                continue  # one time for the whole sequence: another attempt would be paid for and cut off at once
-            if candidate.deployment.unusable(now) is None:
-                return following
-            if soon is None and candidate.deployment.allowances and frees_soon(candidate.deployment, now):
-                soon = following
-        return soon
-
-    def _as_seen(self, error: UpstreamError, attempt: Attempt) -> UpstreamError:
-        """The error by what the caller has seen: a break after content has a name of its own. Redacts what the provider said."""
-        redact = self._services.redact
-        error.message = one_line(redact(error.message))
-        error.code = redact(error.code) if error.code else None
-        error.param = redact(error.param) if error.param else None
-        if attempt.committed and error.error_class not in _NAMED_BREAKS:
-            error.error_class = ErrorClass.STREAM_INTERRUPTED
-        return error
-
-    def _retry_wait_s(self, candidate: Candidate, error: UpstreamError, verdict: Verdict, retries: int) -> float | None:
-        """How long to wait before the one usable target is tried again; None when it is not."""
-        services = self._services
-        if retries >= candidate.target.retries or not RULES[error.error_class].same_target:
-            return None
-        wait_s = backoff_s(verdict.penalise, retries, services.random)
-        if verdict.cooldown_s is not None:
-            wait_s = max(wait_s, verdict.cooldown_s)
-        now = services.clock.monotonic()
-        total_at = self._exchange.received + candidate.target.timeouts.total_s
-        if wait_s > SHORT_WAIT_S or now + wait_s >= total_at:
-            return None
-        if candidate.deployment.unusable(now + wait_s) is not None:
-            return None
-        if not services.retry_budgets.take(candidate.target.provider.name, now):
-            services.meter.count("budget_exhausted")
-            return None
-        return wait_s
-
-    def _tell_failover(self, attempt: Attempt, following: Candidate, error: UpstreamError) -> None:
-        services = self._services
-        from_, to = _label(attempt.candidate.target), _label(following.target)
-        if from_ != to:
-            services.meter.failover(from_, to, error.error_class.value)
-        if error.error_class in _LOUD:
-            services.meter.count("warned_failover")
-
-    def _note_verdict(self, attempt: Attempt, error: UpstreamError, now: float, decision: str) -> None:
-        if error.error_class in _LOUD:
-            self._services.log.warning(
-                "upstream_needs_attention",
-                request_id=self._exchange.id,
-                target=attempt.candidate.target.name,
-                error_class=error.error_class.value,
-                message=error.message,
-                then=decision,
-            )
-        self._books.notes.append(
-            {
-                "attempt": attempt.n,
-                "target": attempt.candidate.target.name,
-                "error": error.error_class.value,
-                "ms": round((now - attempt.started_at) * 1000, 1),
-                "then": decision,
-            }
-        )
-
-    def _note_oddities(self, attempt: Attempt) -> None:
-        stream, meter = attempt.stream, self._services.meter
-        if attempt.mended:
-            meter.count("bad_utf8")
-        if stream is None:
-            return
-        if stream.end_mark_missing:
-            meter.count("missing_done")
-        if stream.malformed:
-            meter.count("malformed_event")
-        if stream.mended:
-            meter.count("bad_utf8")
-
-    # -- usage
-
-    def _is_doubtful(self, usage: Usage, attempt: Attempt) -> bool:
-        request = self._exchange.request
-        if usage.input_tokens <= request.body_bytes and usage.output_tokens <= attempt.text_bytes:
-            return False  # a token is a byte at least
-        limit = request.max_output_tokens
-        return suspect(
-            usage,
-            body_bytes=request.body_bytes,
-            text_bytes=attempt.text_bytes,
-            max_output=limit * request.choices if limit is not None else None,
-            body=request.body,
-        )
-
-    async def _counted(self, attempt: Attempt) -> Usage:
-        """Our own count, off the loop; the estimate when the caller leaves meanwhile, for then there is no time for it."""
-        services = self._services
-        text = attempt.text()
-        if attempt.stream is not None and attempt.text_bytes > len(text):
-            return self._estimated(attempt)
-        counter, body = services.counter, self._exchange.request.body
-        embeds = self._exchange.request.kind == "embeddings"
-
-        def count() -> tuple[int, int]:
-            if embeds:
-                return counter.count_input(body.get("input")), 0
-            return counter.count_prompt(body), counter.count_texts([text.decode("utf-8", "replace")])
-
-        loop = asyncio.get_running_loop()
-        try:
-            input_tokens, output_tokens = await loop.run_in_executor(services.executor, count)
-        except asyncio.CancelledError:
-            if self._control.cause() is None:
-                raise
-            return self._estimated(attempt)
-        except Exception as fault:  # noqa: BLE001 - the answer is whole and paid for: it must not be lost over its count
-            services.log.error("counting_failed", request_id=self._exchange.id, fault=repr(fault)[:500])
-            return self._estimated(attempt)
-        return Usage(input_tokens, output_tokens, source=UsageSource.COUNTED)
-
-    def _estimated(self, attempt: Attempt) -> Usage:
-        """What can be said at once: by the bytes that went and came."""
-        request = self._exchange.request
-        output_tokens = estimate_output(attempt.text_bytes) if request.kind == "chat" else 0
-        return Usage(estimate_input(request.body_bytes), output_tokens, source=UsageSource.ESTIMATED)
-
-    def _so_far(self, attempt: Attempt) -> Usage:
-        """Of an answer that broke off: the provider's own figure once it is final, else at least what was seen."""
-        estimated = self._estimated(attempt)
-        reported = attempt.stream.usage if attempt.stream is not None else None
-        if reported is None or self._is_doubtful(reported, attempt):
-            return estimated
-        if attempt.finish_reason is not None or reported.output_tokens >= estimated.output_tokens:
-            return reported
-        return replace(reported, output_tokens=estimated.output_tokens, source=UsageSource.ESTIMATED)
-
-    # -- the ends that are not whole answers
-
-    async def _end_broken(self, attempt: Attempt, error: UpstreamError, now: float) -> None:
-        """After content: bill what was relayed, say so in the stream, and never end as if it were whole."""
-        usage = self._so_far(attempt)
-        if error.error_class is ErrorClass.CLIENT_GONE:
-            if not self._control.gone:
-                self._services.meter.count("slow_reader")
-            self._books.end(attempt, "client_gone", now, usage=usage, error=error, closing=CLIENT_GONE)
-            self._sink.abort()
-            return
-        drained = error.error_class is ErrorClass.DRAINED
-        answer = client_error(error, committed=True)
-        closing = ("interrupted" if drained else "failed", 200, answer.code)
-        self._books.end(attempt, "failed", now, usage=usage, error=error, closing=closing)
-        if drained:
-            self._services.meter.count("drained_cut")
-        self._note_oddities(attempt)
-        self._control.phase = ErrorClass.CLIENT_GONE
-        self._control.deadline = now + WRITE_STALL_S
-        if self._services.journal.strict:
-            await self._services.journal.synced()
-        await self._sink.finish(attempt.unsent + self._services.inbound.stream_error(answer))
-
-    async def _end_unseen(self, attempt: Attempt, error: UpstreamError, now: float) -> None:
-        """Before content, by the caller's leaving or our own stopping."""
-        if error.error_class is ErrorClass.DRAINED:
-            answer = client_error(error)
-            self._books.end(attempt, "failed", now, error=error, closing=("interrupted", answer.status, answer.code))
-            await self._answer_error(answer)
-            return
-        self._books.end(attempt, "client_gone", now, error=error, closing=CLIENT_GONE)
-        self._sink.abort()
-
-    async def _end_between(self, error: UpstreamError) -> None:
-        """The caller left, or the proxy must stop, while no attempt was open."""
-        now = self._services.clock.monotonic()
-        if error.error_class is ErrorClass.DRAINED and not self._books.closed:
-            answer = client_error(error)
-            self._books.close_unattempted(("interrupted", answer.status, answer.code), now)
-            await self._answer_error(answer)
-        else:
-            self._books.close_unattempted(CLIENT_GONE, now)
-            self._sink.abort()
-
-    def _torn_down(self, attempt: Attempt | None, permit: Permit) -> None:
-        """Cancelled, and not by one of our own interruptions: the server is being taken apart around us."""
-        now = self._services.clock.monotonic()
-        if attempt is None:
-            permit.unused(now)
-        else:
-            permit.release(Effect.NEUTRAL, now)
-            error = UpstreamError(ErrorClass.DRAINED, "the proxy was stopped")
-            usage = self._so_far(attempt) if attempt.committed else None
-            self._books.end(attempt, "failed", now, usage=usage, error=error, closing=("interrupted", None, "draining"))
-
-    async def _answer_error(self, error: ProxyError) -> None:
-        headers = error_headers(self._exchange.id, error, attempts=self._books.attempts)
-        if self._limits is not None:
-            headers += self._limits.headers(self._services.clock.monotonic())
-        if self._services.journal.strict:
-            await self._services.journal.synced()
-        await self._sink.respond(error.status, headers, self._services.inbound.encode_error(error))
-
-    def _unavailable(self) -> ProxyError:
-        self._services.meter.count("chain_exhausted")
-        now = self._services.clock.monotonic()
-        told = [*self._plan.trace, *self._books.notes]
-        reasons = "; ".join([f"{entry['target']}: {entry['skipped']}" for entry in told if "skipped" in entry])
-        soonest_s = self._plan.soonest_s
-        if self._plan.candidates:  # of which none could be had
-            soonest_s = min([c.deployment.usable_in_s(now, self._ask(c.target)) for c in self._plan.candidates])
-        if told and all(str(entry.get("skipped", "")).startswith("cooling down") for entry in told):
-            return client_error(
-                UpstreamError(ErrorClass.RATE_LIMITED, reasons, retry_after_s=soonest_s)
-            )  # as at the first refusal
-        return AllProvidersUnavailable(
-            f"No target of `{self._exchange.request.model}` can be tried now ({one_line(reasons, 400)}).",
-            retry_after_s=soonest_s if soonest_s is not None and soonest_s < inf else None,
-        )
-
-    def _headers(self, attempt: Attempt, content_type: bytes) -> HeaderList:
-        now = self._services.clock.monotonic()
-        upstream_s = (attempt.content_at or now) - attempt.dispatched_at
-        own_s = now - self._exchange.received - upstream_s - self._books.waited_s
-        target = attempt.candidate.target
-        headers = answer_headers(
-            self._exchange.id,
-            target,
-            attempt.n,
-            content_type,
-            upstream_s=upstream_s,
-            own_s=max(0.0, own_s),
-            dropped=attempt.outbound.dropped,
-        )
-        if self._limits is not None:
-            headers += self._limits.headers(now)
-        return headers
-
-
-def _label(target: Target) -> str:
-    return f"{target.provider.name}/{target.label}"
-
-
-def _not_allowed(model: str, client: ClientSettings) -> str:
-    chains = [] if client.chains is None else [", ".join(sorted(client.chains)) or "no chain"]
-    names = [] if client.models is None else [f"names like {', '.join(client.models)}" if client.models else "no model"]
-    return f"This key may not use the model `{model}`: it may use {' and of these '.join([*chains, *names])}."
-
-
-def _no_such_model(model: str) -> str:
-    return f"There is no model `{model}`: name a chain of the configuration, or a provider and its model as provider/model."

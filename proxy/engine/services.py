@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.accounting.budgets import Budgets
@@ -17,9 +17,12 @@ from proxy.accounting.tokens import TokenCounter
 from proxy.core.deadlines import Deadlines
 from proxy.core.ports import Clock, RequestHead, UpstreamTransport
 from proxy.core.redact import Redactor
-from proxy.core.target import Credential, Provider
+from proxy.core.target import Chain, Credential, Provider
 from proxy.core.usage import Usage
 from proxy.dialects.base import InboundDialect, OutboundDialect
+from proxy.engine.cache import Cache
+from proxy.engine.exchange import Exchange
+from proxy.engine.hedge_cap import HedgeCaps
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle
 from proxy.routing.retry_budget import RetryBudgets
@@ -45,13 +48,21 @@ class Meter(Protocol):
     ) -> None: ...
     def failover(self, from_: str, to: str, reason: str) -> None: ...
     def fell_back(self, chain: str) -> None: ...
+    def hedged(self, chain: str, result: str) -> None: ...
     def rejected(self, reason: str) -> None: ...
+    def answer_measured(self, provider: str, model: str, quality: float, *, low: bool) -> None: ...
     def count(self, name: str) -> None: ...
 
 
 class Authorizer(Protocol):
     async def authorize(self, provider: Provider, credential: Credential, head: RequestHead, body: bytes) -> RequestHead:
         """The head with what this one call needs to be let in. Raises UpstreamError."""
+        ...
+
+
+class Opinions(Protocol):
+    async def opinion(self, judged: Exchange, chain: Chain | None, answer: bytes) -> float | None:
+        """What a chain's judge holds of a whole answer, 0 to 1; None where there is no opinion to be had."""
         ...
 
 
@@ -87,3 +98,7 @@ class Services:
     outbound: Mapping[str, OutboundDialect]
     embeddings_inbound: InboundDialect
     embedders: Mapping[str, OutboundDialect]  # what speaks a dialect's embeddings; a dialect without has none
+    cache: Cache = field(default_factory=Cache)
+    hedges: HedgeCaps = field(default_factory=HedgeCaps)
+    degraded: bytes = b""  # what does not work while requests go on, as answers say it
+    judge: Opinions | None = None  # there where a chain has one

@@ -1,7 +1,7 @@
 """What the ledger's last 30 days suggest to change, each with its figures and the query that shows the rows behind it.
 
-    evidence (sums of the ledger, prices, configuration) ── advise ── [cheaper, failing_first, slow, cache, cache_writes, unpriced,
-                                                                       idle, projection, budget_short, budget]
+    evidence (sums of the ledger, prices, configuration) ── advise ── [cheaper, failing_first, low_quality, slow, cache,
+                                                                       cache_writes, unpriced, idle, projection, budget_short, budget]
 
 Pure but for `read_evidence`, which asks the ledger. Nothing is said without numbers: too few calls say nothing. Nothing is applied.
 Costs elsewhere are reckoned at the other target's full price, whatever was cached here, so that a saving is not promised too high;
@@ -29,7 +29,17 @@ from proxy.monitoring.outlook import Pace, Sums, month_end, read_pace
 from proxy.monitoring.query import month_start_ms, rfc3339
 
 Kind = Literal[
-    "cheaper", "failing_first", "slow", "cache", "cache_writes", "unpriced", "idle", "projection", "budget_short", "budget"
+    "cheaper",
+    "failing_first",
+    "low_quality",
+    "slow",
+    "cache",
+    "cache_writes",
+    "unpriced",
+    "idle",
+    "projection",
+    "budget_short",
+    "budget",
 ]
 Record = dict[str, Any]
 PriceOf = Callable[[Target], Rates | None]
@@ -41,6 +51,7 @@ MIN_CALLS: Final = 20  # fewer say nothing
 LEAST_SAVING_NUSD: Final = NUSD_PER_USD // 100
 LEAST_SAVING: Final = 0.1  # of what it costs now
 FAILING: Final = 0.1
+LOW: Final = 0.2  # of the answers that are measured
 OUT_OF_LINE: Final = 2.0  # times the median of the other models
 CACHE_MIN_TOKENS: Final = 1_024  # of a call: no provider caches shorter prompts
 CACHED_ENOUGH: Final = 0.1
@@ -49,6 +60,7 @@ HEADROOM: Final = Fraction(5, 4)
 MONTH_DAYS: Final = Fraction(365, 12)
 MAX_REASONS: Final = 3
 MAX_OTHERS: Final = 5
+QUALITY: Final = "quality"  # why a request went on to the next target though it had an answer
 _MILLION: Final = 1_000_000
 _SUMMED: Final = (
     "requests", "attempts", "attempts_ok", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
@@ -132,7 +144,9 @@ async def read_evidence(
     names = [name.partition("/") for name in compare]
     others = [settings.direct(provider, model) for provider, _, model in names if provider in settings.providers and model]
     targets = await ledger.usage(["chain", "provider", "model"], since_ms, until_ms)
-    failing = any(_fails_first(settings, row) for row in targets)  # else nobody asks where its requests went
+    failing = bool(settings.gates()) or any(
+        _fails_first(settings, row) for row in targets
+    )  # else nobody asks where its requests went
     return Evidence(
         wall=wall,
         since_ms=since_ms,
@@ -286,6 +300,38 @@ def _reasons(moves: Iterable[Record], chain: str | None, target: str) -> dict[st
         if move["chain"] == chain and move["from"] == target and move["reason"]:
             counts[move["reason"]] = counts.get(move["reason"], 0) + move["count"]
     return dict(sorted(counts.items(), key=lambda pair: -pair[1])[:MAX_REASONS])
+
+
+def _low_quality(evidence: Evidence) -> Iterator[Advice]:
+    """Of targets whose answers had the next one asked. Measured is what was given, and what was not."""
+    for row in evidence.targets:
+        chain = _chain_of(evidence.settings, row)
+        if chain is None or chain.quality is None:
+            continue
+        moved = sum(
+            move["count"]
+            for move in evidence.moves
+            if (move["chain"], move["from"], move["reason"]) == (row["chain"], _name(row), QUALITY)
+        )
+        measured = moved + row.get("rated", 0)
+        if measured < MIN_CALLS or moved < LOW * measured:
+            continue
+        listed = {target.name for target in chain.targets if usable(target)} - {_name(row)}
+        means = {
+            _name(each): each["mean_quality"]
+            for each in evidence.targets
+            if each["chain"] == row["chain"] and _name(each) in listed and each.get("rated", 0) >= MIN_CALLS
+        }
+        best = max(means, key=means.__getitem__, default=None)
+        more = f" {best} measures {means[best]:.2f} on average: put it first." if best is not None else ""
+        yield Advice(
+            "low_quality",
+            f"{_chain(row)}: {_percent(moved / measured)} of the answers of {_name(row)} are low",
+            f"{moved:,} of {measured:,} whole answers of {_name(row)} measured below {chain.quality.min:g}, so that the next target was "
+            f"asked as well and both were paid for.{more}",
+            {"chain": row["chain"], "target": _name(row), "measured": measured, "low": moved, "mean_quality": means},
+            evidence.moves_source(),
+        )
 
 
 def _slow(evidence: Evidence) -> Iterator[Advice]:
@@ -503,7 +549,7 @@ def _rounded_up(nusd: int) -> int:
 
 
 _RULES: Final[tuple[Callable[[Evidence], Iterator[Advice]], ...]] = (
-    _cheaper, _failing_first, _slow, _cache, _cache_writes, _unpriced, _idle, _projection, _budgets,
+    _cheaper, _failing_first, _low_quality, _slow, _cache, _cache_writes, _unpriced, _idle, _projection, _budgets,
 )  # fmt: skip
 
 

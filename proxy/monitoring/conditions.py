@@ -17,7 +17,8 @@ from proxy.core.alerts import ALERT_KINDS, Levels, Severity
 from proxy.core.money import NUSD_PER_USD, nusd_to_usd
 from proxy.monitoring.health import MIN_ATTEMPTS, MIN_FIRST_TOKENS, MIN_USUAL_FIRST_TOKENS, MODEL_NOT_FOUND
 
-MIN_ANSWERS = 10  # of a chain in five minutes; fewer say nothing about a rate
+MIN_ANSWERS = 10  # of a chain or a target in five minutes; fewer say nothing about a rate
+LOW_ANSWERS = 0.2
 _NUSD_PER_CENT = NUSD_PER_USD // 100
 LEAST_LOAD = 0.5  # a limit that is used less than this is not about to be hit, however steep the rise
 
@@ -67,6 +68,15 @@ class ChainFlow(NamedTuple):
     fallbacks: int
 
 
+class AnswerFlow(NamedTuple):
+    """In the last five minutes: whole answers of a target that were measured, and those of them that were low."""
+
+    provider: str
+    model: str
+    measured: int
+    low: int
+
+
 class RateKey(NamedTuple):
     provider: str
     key: str
@@ -95,6 +105,7 @@ class Observation:
     rates: Sequence[RateState] | None = None
     rises: Mapping[RateKey, float] = field(default_factory=dict)
     chains: Sequence[ChainFlow] | None = None
+    answers: Sequence[AnswerFlow] | None = None
     unpriced: Sequence[tuple[str, str]] | None = None
     ledger_lag_s: float | None = None
     ledger_problem: str | None = None
@@ -287,6 +298,17 @@ def seconds_to_limit(rate: RateState, rise: float) -> float | None:
     return used_up_s if rate.resets_s is not None and used_up_s < rate.resets_s else None
 
 
+def _quality(seen: Observation, _settings: Settings) -> Iterator[_Found]:
+    for flow in seen.answers or ():
+        if flow.measured >= MIN_ANSWERS and flow.low >= LOW_ANSWERS * flow.measured:
+            name = f"{flow.provider}/{flow.model}"
+            message = (
+                f"{flow.low} of {flow.measured} whole answers of {name} measured below quality.min in the last five minutes: "
+                "other targets were asked as well where there were any."
+            )
+            yield _Found(name, message, flow.low / flow.measured, LOW_ANSWERS)
+
+
 def _unpriced(seen: Observation, _settings: Settings) -> Iterator[_Found]:
     for provider, model in seen.unpriced or ():
         yield _Found(
@@ -349,6 +371,7 @@ _LOOKS: dict[str, tuple[str | None, Look]] = {
     "failover_rate": ("chains", _failover_rate),
     "error_rate": ("traffic", _errors),
     "first_token": ("traffic", _first_token),
+    "quality": ("answers", _quality),
     "unpriced_model": ("unpriced", _unpriced),
     "ledger_lag": ("ledger_lag_s", _lag),
     "ledger_writes": (None, _writes),

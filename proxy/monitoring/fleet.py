@@ -184,6 +184,13 @@ class Fleet:
                 found[provider, model] = found.get((provider, model), 0) + count
         return found
 
+    def measured_by_model(self) -> dict[tuple[str, str], tuple[int, int]]:
+        found = self._metrics.measured_by_model()
+        for (provider, model, result), count in self._counted("tollbridge_answers_measured_total").items():
+            measured, low = found.get((provider, model), (0, 0))
+            found[provider, model] = measured + count, low + (count if result == "low" else 0)
+        return found
+
     def ledger_problem(self) -> str | None:
         """What is wrong with writing records here, else at whichever worker has something to say."""
         told = (self._read(seat).get("ledger_problem") for seat in self._others if self._memory.is_serving(seat))

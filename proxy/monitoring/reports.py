@@ -18,7 +18,7 @@ from proxy.accounting.periods import period
 from proxy.accounting.states import BudgetState, QuotaState, RateState
 from proxy.config.settings import usable
 from proxy.core.errors import InvalidValue
-from proxy.core.limits import Per
+from proxy.core.limits import JUDGE_TASK, Per
 from proxy.core.money import nusd_to_usd, usd_to_nusd
 from proxy.monitoring.advice import PriceOf, advise, read_evidence
 from proxy.monitoring.lifespan import Forecast, Rate, chain_forecast, given, quota_forecasts
@@ -121,6 +121,9 @@ async def dashboard(picture: Picture, ledger: Ledger, query: Query) -> Record:
             "reasoning": total["reasoning_tokens"],
         },
         "unpriced": total["unpriced_attempts"],
+        "cache_hits": total["cache_hits"],
+        "saved_usd": total["saved_usd"],
+        "mean_quality": total["mean_quality"],
         "today_usd": today["cost_usd"],
         "month": await _month(picture, ledger, query.filters),
         "previous": {
@@ -309,7 +312,7 @@ async def budgets(picture: Picture, ledger: Ledger) -> Record:
     for budget in picture.budgets:
         own = pace
         if budget.scope != "total" and budget.resets is not None and pace.whole is not None:
-            own = await read_spending_pace(ledger, picture.wall, {budget.scope: budget.name or ""})
+            own = await read_spending_pace(ledger, picture.wall, _spenders(budget))
         end = own.by_the_end(budget.spent_nusd, wall=picture.wall, end=budget.resets)
         found.append(
             {
@@ -418,6 +421,12 @@ def _limit(rate: RateState) -> Record:
         "source": rate.source,
         "per_minute": None if rate.per_minute is None else round(rate.per_minute, 3),
     }
+
+
+def _spenders(budget: BudgetState) -> dict[str, str]:
+    """Whose rows a budget is spent by."""
+    name = budget.name or ""
+    return {"agent": name, "task": JUDGE_TASK} if budget.scope == "judge" else {budget.scope: name}
 
 
 def _budget(picture: Picture, scope: str, name: str | None) -> BudgetState | None:

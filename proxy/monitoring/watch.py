@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from proxy.accounting.states import BudgetState, QuotaState, RateState
 from proxy.config.settings import Settings
 from proxy.core.ports import Clock
 from proxy.monitoring.alerts import AlertDesk, Log
-from proxy.monitoring.conditions import Card, ChainFlow, Observation, RateKey, Traffic, observe, rate_key, unseen
+from proxy.monitoring.conditions import AnswerFlow, Card, ChainFlow, Observation, RateKey, Traffic, observe, rate_key, unseen
 
 LOOK_EVERY_S = 5.0
 WINDOW_S = 300.0
@@ -31,7 +31,8 @@ async def _nothing_yet() -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
     """Where a look goes; None is an answer, too: it cannot be seen now. `answered`: chain -> (answers, those by another target than the
-    first), `unpriced`: (provider, model) -> attempts, both since the start. Those that are not awaited must be quick."""
+    first), `unpriced`: (provider, model) -> attempts, `measured`: (provider, model) -> (answers that were measured, those of them that
+    were low), all since the start. Those that are not awaited must be quick."""
 
     settings: Callable[[], Settings]
     cards: Callable[[], Sequence[Card] | None] = _nothing
@@ -41,6 +42,7 @@ class Views:
     rates: Callable[[], Sequence[RateState] | None] = _nothing
     answered: Callable[[], Mapping[str, tuple[int, int]]] = dict
     unpriced: Callable[[], Mapping[tuple[str, str], int]] = dict
+    measured: Callable[[], Mapping[tuple[str, str], tuple[int, int]]] = dict
     ledger_lag_s: Callable[[], Awaitable[float | None]] = _nothing_yet
     ledger_problem: Callable[[], str | None] = _nothing
     config_problem: Callable[[], str | None] = _nothing
@@ -58,6 +60,7 @@ class Watch:
         self._sleep = sleep
         self._log = log
         self._flows = _Flows(views.answered())
+        self._measures = _Flows(views.measured())
         self._trends = _Trends()
         self._unpriced = dict(views.unpriced())
         self._fault: str | None = None
@@ -86,7 +89,8 @@ class Watch:
             quotas=views.quotas(),
             rates=rates,
             rises=self._trends.take(rates or (), now),
-            chains=self._flows.take(views.answered(), now),
+            chains=[ChainFlow(*flow) for flow in self._flows.take(views.answered(), now)],
+            answers=[AnswerFlow(*model, *counts) for model, *counts in self._measures.take(views.measured(), now)],
             unpriced=self._new_unpriced(),
             ledger_lag_s=lag_s,
             ledger_problem=views.ledger_problem(),
@@ -99,23 +103,26 @@ class Watch:
         return [key for key, count in self._unpriced.items() if count > before.get(key, 0)]
 
 
-class _Flows:
-    """What chains answered in the last WINDOW_S, of totals since the start."""
+Named = TypeVar("Named", bound=Hashable)
 
-    def __init__(self, totals: Mapping[str, tuple[int, int]]) -> None:
-        self._past: deque[tuple[float, Mapping[str, tuple[int, int]]]] = deque([(float("-inf"), totals)])
 
-    def take(self, totals: Mapping[str, tuple[int, int]], now: float) -> list[ChainFlow]:
+class _Flows(Generic[Named]):
+    """What came of a chain's or a model's answers in the last WINDOW_S, of totals since the start: how many, and some of them."""
+
+    def __init__(self, totals: Mapping[Named, tuple[int, int]]) -> None:
+        self._past: deque[tuple[float, Mapping[Named, tuple[int, int]]]] = deque([(float("-inf"), totals)])
+
+    def take(self, totals: Mapping[Named, tuple[int, int]], now: float) -> list[tuple[Named, int, int]]:
         past = self._past
         past.append((now, past[-1][1] if totals == past[-1][1] else totals))  # while nothing happens, one table is enough
         while len(past) > 1 and past[1][0] <= now - WINDOW_S:
             past.popleft()
         base = past[0][1]
         flows = []
-        for chain, (answered, fallbacks) in totals.items():
-            answered_before, fallbacks_before = base.get(chain, (0, 0))
-            if answered > answered_before:
-                flows.append(ChainFlow(chain, answered - answered_before, fallbacks - fallbacks_before))
+        for name, (answers, some) in totals.items():
+            answers_before, some_before = base.get(name, (0, 0))
+            if answers > answers_before:
+                flows.append((name, answers - answers_before, some - some_before))
         return flows
 
 

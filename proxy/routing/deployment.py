@@ -29,6 +29,7 @@ from proxy.routing.breaker import Breaker, State
 from proxy.routing.hearsay import Hearsay
 from proxy.routing.learned import LearnedLimit, learned_limits
 from proxy.routing.retry_after import clamp_cooldown
+from proxy.routing.standing import Standing
 from proxy.routing.verdict import Effect
 
 CREDENTIAL_LATCH_S = 900.0
@@ -112,7 +113,8 @@ class DeploymentSnapshot(NamedTuple):
 
 class Deployment:
     """`in_flight` counts the permits that are out. `ok`, `failed` and `tokens` are totals since the start. `heard` are the headers of the
-    last answer, which came at `heard_at`: they are read when somebody asks."""
+    last answer, which came at `heard_at`: they are read when somebody asks. `standing` is kept from `keep_standing` on, and None before.
+    """
 
     __slots__ = (
         "_cell",
@@ -136,6 +138,7 @@ class Deployment:
         "last_ok",
         "latency_s",
         "ok",
+        "standing",
         "target",
         "tokens",
         "used_at",
@@ -171,6 +174,7 @@ class Deployment:
         self.last_ok: float | None = None
         self.last_fail: float | None = None
         self.used_at = 0.0
+        self.standing: Standing | None = None
         self.configure(target, allowances)
 
     def configure(self, target: Target, allowances: tuple[Allowance, ...] = ()) -> None:
@@ -188,6 +192,11 @@ class Deployment:
             self._cell.publish(self.in_flight)
         if self.breaker.settings != target.circuit:
             self.breaker.configure(target.circuit)
+
+    def keep_standing(self) -> None:
+        """From now on it is remembered how it does: some chain chooses by that."""
+        if self.standing is None:
+            self.standing = Standing()
 
     def close(self) -> None:
         """What is in flight here is no longer told to anybody."""
@@ -224,6 +233,10 @@ class Deployment:
 
     def _is_full(self, limit: int) -> bool:
         return self.in_flight + self._cell.others() >= limit
+
+    def busy(self) -> tuple[int, int | None]:
+        """What is in flight, in other workers too where that is limited, and the limit."""
+        return (self.in_flight if self._limit is None else self.in_flight + self._cell.others()), self._limit
 
     def refusal(self, now: float, ask: Ask | None = None) -> str | None:
         """Why the first of the allowances refuses; None while all have something left, and enough for `ask`."""
@@ -482,6 +495,10 @@ class Deployments:
         elif found.target is not target:
             found.configure(target, self._allowances(target, credential))
         return found
+
+    def find(self, provider: str, credential: str, upstream_model: str) -> Deployment | None:
+        """The deployment of that key, if there is one."""
+        return self._by_key.get((provider, credential, upstream_model))
 
     def snapshot(self, now: float) -> list[DeploymentSnapshot]:
         return [deployment.snapshot(now) for deployment in self._by_key.values()]

@@ -170,6 +170,9 @@ RULES: dict[ErrorClass, Rule] = {
         None, "The proxy is stopping; try again.",
         same_target=False, try_next=False, effect=Effect.NEUTRAL, status=503, type_="overloaded_error", code="draining",
     ),
+    ErrorClass.HEDGED_OUT: _fault(
+        None, "Another target answered first.", same_target=False, try_next=False, effect=Effect.NEUTRAL
+    ),
     ErrorClass.INTERRUPTED: _fault(
         None, "The proxy stopped before this ended.",
         billed="estimated", same_target=False, try_next=False, effect=Effect.NEUTRAL, code="stream_interrupted",

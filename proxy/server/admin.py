@@ -1,15 +1,18 @@
-"""The admin API: the ledger's rows, and the state of every provider and target. Read-only; sums and reports are in `monitoring.py`."""
+"""The admin API: the ledger's rows, the state of every provider and target, and which way a request would go. Changes nothing; sums and
+reports are in `monitoring.py`."""
 
 from __future__ import annotations
 
 import re
 
 from proxy.core.errors import InvalidValue, NotFound
-from proxy.server.endpoints import Answer, Call, Declared, json_answer
+from proxy.engine.foreseen import foresee, read_question
+from proxy.server.endpoints import Answer, Call, Declared, json_answer, read_object
 from proxy.server.guard import Scope
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
+MAX_EXPLAINED_BYTES = 4 << 20  # of a request that is explained: it is read in the thread that serves
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FILTERS = ("model", "provider", "client", "department", "outcome")
 
@@ -37,6 +40,22 @@ async def providers(call: Call) -> Answer:
     return json_answer({"data": [{**card.as_dict(), "last_check": card.checked} for card in cards]})
 
 
+async def explain(call: Call) -> Answer:
+    """`{"model"?, "request"?, "headers"?, "client"?}`: which way it would go at this moment, by what this process knows. Sends nothing."""
+    question = read_question(await read_object(call, MAX_EXPLAINED_BYTES))
+    services = call.gateway.services
+    plan = foresee(
+        question,
+        call.gateway.settings,
+        deployments=services.deployments,
+        prices=services.prices,
+        now=services.clock.monotonic(),
+        wall=services.clock.wall(),
+        random=services.random,
+    )
+    return json_answer({**plan, "state": "live"})
+
+
 def limit_of(text: str | None) -> int:
     if text is None or text == "":
         return DEFAULT_LIMIT
@@ -50,4 +69,5 @@ ADMIN = [
     Declared("/api/v1/requests", Scope.ADMIN, list_requests),
     Declared("/api/v1/requests/{id}", Scope.ADMIN, show_request),
     Declared("/api/v1/providers", Scope.ADMIN, providers),
+    Declared("/api/v1/explain", Scope.ADMIN, explain, "POST"),
 ]

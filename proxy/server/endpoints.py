@@ -268,7 +268,8 @@ async def readyz(call: Call) -> Answer:
     admin = _is_admin(call)
     notes = [f"{note.fact}: {note.detail}" if admin and note.detail else note.fact for note in readiness.notes]
     status = 503 if readiness.reasons else 200
-    return json_answer({"ready": not readiness.reasons, "reasons": readiness.reasons, "notes": notes}, status)
+    told = {"ready": not readiness.reasons, "reasons": readiness.reasons, "notes": notes, "degraded": list(readiness.degraded)}
+    return json_answer(told, status)
 
 
 def _is_admin(call: Call) -> bool:

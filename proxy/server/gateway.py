@@ -17,6 +17,8 @@ from proxy.engine.answers import error_headers
 from proxy.engine.control import Control
 from proxy.engine.exchange import Exchange
 from proxy.engine.heads import Heads
+from proxy.engine.judge import Judge
+from proxy.engine.quality_gate import get_ready
 from proxy.engine.relay import Relay
 from proxy.engine.services import Services
 from proxy.monitoring.picture import Picture
@@ -60,10 +62,12 @@ class Note:
 
 @dataclass(slots=True)
 class Readiness:
-    """`reasons` why not to send requests here, `notes` on what is wrong but does not stop service."""
+    """`reasons` why not to send requests here, `notes` on what is wrong but does not stop service; `degraded` names the parts of it that
+    do not work meanwhile."""
 
     reasons: list[str]
     notes: list[Note]
+    degraded: Sequence[str] = ()
 
 
 class Surroundings(Protocol):
@@ -75,6 +79,14 @@ class Surroundings(Protocol):
     @property
     def keys(self) -> KeyDesk: ...
     def readiness(self) -> Readiness: ...
+    async def cache_report(self) -> dict[str, Any]:
+        """What the cache holds and has saved, by chain."""
+        ...
+
+    async def clear_cache(self, chain: str | None) -> int:
+        """Forgets what is kept of a chain, or everything, in every worker. How many answers that were."""
+        ...
+
     def picture(self) -> Picture:
         """How everything stands, from memory."""
         ...
@@ -122,6 +134,9 @@ class Gateway:
         self.settings = settings
         self.governor.configure(max_in_flight=server.max_in_flight, max_wait_s=server.max_wait_s)
         self.addresses.configure(server.per_ip, server.trusted_proxies)
+        judged = any(quality.judge is not None for quality in settings.gates().values())
+        get_ready(settings)
+        self.services.judge = (self.services.judge or Judge(self.services, self.heads, self.new_id)) if judged else None
 
     def tick(self, now: float) -> None:
         """Each `TICK_S`."""

@@ -104,6 +104,17 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ),
     ),
     "GET /api/v1/requests/{id}": Operation("One request, with its attempts and why each target was taken", ref("RequestDetail")),
+    "POST /api/v1/explain": Operation(
+        "Which way a request would go at this moment, and why; nothing is sent",
+        ref("Explanation"),
+        body=object_of(
+            {},
+            optional={
+                **{name: {"type": ["string", "null"]} for name in ("model", "client")},
+                **{name: {"type": ["object", "null"]} for name in ("request", "headers")},
+            },
+        ),
+    ),
     "GET /api/v1/providers": Operation("How providers and their targets are doing", data_of(ref("Provider"))),
     "GET /api/v1/usage": Operation(
         "Sums of the ledger, the dearest first",
@@ -170,6 +181,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /api/v1/monitoring/budget-alerts": Operation("Those of budgets", ref("Alerts"), (_STATE, _LIMIT)),
     "GET /api/v1/monitoring/fallback-stats": Operation(
         "Failovers by where from, where to and why", ref("FallbackStats"), (*_PERIOD, *(f for f in _FILTERS if f.name == "chain"))
+    ),
+    "GET /api/v1/cache": Operation("Answers that are kept, and what that has saved", ref("Cache")),
+    "DELETE /api/v1/cache": Operation(
+        "Forget them",
+        object_of({"chain": {"type": ["string", "null"]}, "cleared": COUNT}),
+        (Parameter("chain", "Only those of this chain.", TEXT),),
     ),
     "GET /api/v1/keys": Operation("The runtime keys, ended ones too", data_of(ref("Key"))),
     "POST /api/v1/keys": Operation("Make a key", ref("NewKey"), body=_NEW_KEY),

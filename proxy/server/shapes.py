@@ -79,6 +79,11 @@ _REQUEST: Final[dict[str, Schema]] = {
     "duration_ms": maybe(NUMBER),
     "config": maybe(TEXT),
     "finish_reason": maybe(TEXT),
+    "cache": maybe(TEXT),
+    "saved_usd": maybe(USD),
+    "quality": maybe(SHARE),
+    "hedged": FLAG,
+    "continued": list_of(COUNT),
 }
 _ATTEMPT: Final[dict[str, Schema]] = {
     "n": COUNT,
@@ -104,6 +109,9 @@ _SUMS: Final[dict[str, Schema]] = {
     **dict.fromkeys(("attempts", "attempts_ok", "attempts_failed"), COUNT),
     **dict.fromkeys((*_TOKENS, "input_audio_tokens", "output_audio_tokens", "at_risk_tokens"), COUNT),
     **dict.fromkeys(("unpriced_attempts", "estimated_attempts"), COUNT),
+    **dict.fromkeys(("cache_hits", "rated"), COUNT),
+    "saved_usd": USD,
+    **dict.fromkeys(("cache_hit_rate", "mean_quality"), maybe(SHARE)),
     "cost_usd": USD,
     "success_rate": maybe(SHARE),
     "cost_per_call_usd": maybe(USD),
@@ -205,6 +213,40 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "dropped": _NAMES,
             "attempt_list": list_of(ref("Attempt")),
             "trace": TRACE,
+            "answered": maybe(COUNT),
+            "asked": maybe({"type": "object"}),
+            "cached": maybe({"type": "object"}),
+        }
+    ),
+    "Explanation": object_of(
+        {
+            **dict.fromkeys(("model", "chain", "strategy", "config"), TEXT),
+            "order": _NAMES,
+            "refused": maybe(TEXT),
+            "wait_s": maybe(NUMBER),
+            **dict.fromkeys(("input_tokens", "output_tokens"), COUNT),
+            "asked": maybe({"type": "object"}),
+            "trace": TRACE,
+            "targets": list_of(
+                object_of(
+                    {
+                        "target": TEXT,
+                        **dict.fromkeys(("keys", "usable_keys"), COUNT),
+                        "expected_cost_usd": maybe(USD),
+                        "first_token_ms": maybe(NUMBER),
+                        "first_token_from": maybe(one_of("recent", "declared", "mean")),
+                        "context": maybe(COUNT),
+                    }
+                )
+            ),
+            "options": object_of(
+                {
+                    **dict.fromkeys(("cache_ttl_s", "quality_min"), maybe(NUMBER)),
+                    "hedged": FLAG,
+                    "on_break": maybe(one_of("error", "continue")),
+                }
+            ),
+            "state": one_of("live", "fresh"),
         }
     ),
     "Usage": object_of(_USAGE, optional=dict.fromkeys(GROUPS, maybe(TEXT))),
@@ -251,6 +293,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
             **dict.fromkeys(("p50_ms", "p95_ms", "first_token_p50_ms", "first_token_p95_ms"), maybe(NUMBER)),
             "tokens": object_of(dict.fromkeys(("input", "output", "cached_input", "reasoning"), COUNT)),
             "unpriced": COUNT,
+            "cache_hits": COUNT,
+            "saved_usd": USD,
+            "mean_quality": maybe(SHARE),
             "today_usd": USD,
             "month": object_of(
                 {
@@ -314,7 +359,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Alerts": data_of(ref("Alert"), open=COUNT),
     "Budget": object_of(
         {
-            "scope": one_of("total", "provider", "client", "department", "agent"),
+            "scope": one_of("total", "provider", "client", "department", "agent", "judge"),
             "name": maybe(TEXT),
             **dict.fromkeys(("limit_usd", "spent_usd", "held_usd", "remaining_usd"), USD),
             "utilization": NUMBER,
@@ -369,8 +414,19 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "advice": data_of(ref("Advice")),
         }
     ),
+    "Cache": data_of(
+        object_of(
+            {
+                "chain": TEXT,
+                **dict.fromkeys(("entries", "in_file", "bytes", "hits", "joined", "misses", "refreshes"), COUNT),
+                "hit_rate": maybe(NUMBER),
+                "saved_usd": USD,
+            }
+        ),
+        problem=maybe(TEXT),
+    ),
     "Key": object_of(_KEY),
     "NewKey": object_of({**_KEY, "key": {**TEXT, "description": "What to send: shown here, and nowhere else"}}),
-    "Readiness": object_of({"ready": FLAG, "reasons": _NAMES, "notes": _NAMES}),
+    "Readiness": object_of({"ready": FLAG, "reasons": _NAMES, "notes": _NAMES, "degraded": _NAMES}),
     "Model": object_of({"id": TEXT, "object": one_of("model"), "created": COUNT, "owned_by": TEXT}),
 }

@@ -24,7 +24,8 @@ REQUEST_FIELDS = (
     "id", "time", "client", "department", "agent", "task", "task_id", "model", "chain", "provider", "upstream_model", "stream", "outcome",
     "http_status", "error_code", "attempts", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
     "reasoning_tokens", "input_audio_tokens", "output_audio_tokens", "usage_source", "cost_usd", "at_risk_tokens", "first_token_ms",
-    "duration_ms", "overhead_ms", "finish_reason", "config", "dropped", "trace",
+    "duration_ms", "overhead_ms", "finish_reason", "config", "dropped", "trace", "cache", "saved_usd", "quality",
+    "hedged", "continued", "answered", "asked", "cached",
 )  # fmt: skip
 ATTEMPT_FIELDS = (
     "request_id", "n", "started", "provider", "upstream_model", "credential", "outcome", "http_status", "error_class", "category",
@@ -88,6 +89,11 @@ def _request(row: sqlite3.Row) -> Row:
         "stream": None if row["stream"] is None else bool(row["stream"]),
         "usage_source": _SOURCES[row["source"]],
         "cost_usd": nusd_to_usd(row["cost_nusd"]) if known else None,
+        "saved_usd": None if row["saved_nusd"] is None else nusd_to_usd(row["saved_nusd"]),
+        "hedged": bool(row["hedged"]),
+        "continued": _loads(row["continued"]),
+        "asked": None if row["asked"] is None else orjson.loads(row["asked"]),
+        "cached": None if row["cached"] is None else orjson.loads(row["cached"]),
         "dropped": _loads(row["dropped"]),
         "trace": _loads(row["trace"]),
     }

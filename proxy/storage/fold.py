@@ -31,7 +31,8 @@ _CHECKED_SIZE, _ALERTED_SIZE, _RESET_SIZE = len(LAYOUT[Checked]), len(LAYOUT[Ale
 _ALERT_ACTIONS = frozenset(("raised", "resolved", "acknowledged"))
 _ATTEMPT_ID, _REQUEST_ID = 1, 2  # of a Begin and of an End
 _REQUEST, _CLOSE = LAYOUT[Begin].index("request"), LAYOUT[End].index("end")
-_LAST_OF_OPEN, _LAST_OF_CLOSE = len(LAYOUT[RequestOpen]) - 1, len(LAYOUT[RequestEnd]) - 1  # IndexError for a shorter one
+# IndexError for a shorter one; what came later than these may be missing
+_LAST_OF_OPEN, _LAST_OF_CLOSE = LAYOUT[RequestOpen].index("config"), LAYOUT[RequestEnd].index("dropped")
 
 
 @dataclass(slots=True)

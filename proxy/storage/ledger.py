@@ -5,28 +5,31 @@ end: so a record that is met twice changes nothing the second time. Whether all 
 only where it was not all of them is each asked for by `RETURNING`, which costs half as much again.
 
 A row of two dozen columns costs SQLite three times what one of ten does, and an index each a microsecond: so what requests have in
-common is written once, as a facet and a kind, and known by number after that. Measured in docs/ledger.md.
+common is written once, as a facet and a kind, and known by number after that. What only one request can say (a trace with times or
+scores, a cached answer, quality) is a row of its own beside it, which most do not have. Measured in docs/ledger.md.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from proxy.accounting.records import Begin, End, Fields, RequestEnd, RequestOpen, pick
+from proxy.accounting.records import LAYOUT, Begin, End, Fields, RequestEnd, RequestOpen, pick
+from proxy.storage.extras import COLUMNS as EXTRA_COLUMNS
+from proxy.storage.extras import NO_GAINS, Extras, extras_of, gains, has_own, served_from, shared_needs
 from proxy.storage.fold import Batch
 from proxy.storage.sums import Usage, request_histograms
 from proxy.storage.told import write_told
 
 Row = tuple[Any, ...]
-# a request that failed over is of a kind of its own, for its trace says how long what took: these must not pile up
-CACHED_KINDS = 2_000
+CACHED_KINDS = 2_000  # a caller can make up tags: these must not pile up
 
 _ENDED_REQUEST = """
 INSERT INTO request_rows (id, facet, kind, time_ms, task_id, attempts, duration_ms, first_token_ms, overhead_ms, ended)
@@ -66,6 +69,10 @@ SELECT id, time_ms, client, department, agent, task, task_id, model, chain, stre
     (SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1)
 FROM requests WHERE id IN (SELECT value FROM json_each(?))"""
 
+_EXTRAS = f"INSERT OR REPLACE INTO request_extras ({', '.join(EXTRA_COLUMNS)}) VALUES (?{',?' * (len(EXTRA_COLUMNS) - 1)})"  # noqa: S608
+_ANSWER = "SELECT provider, upstream_model, credential, finish_reason FROM attempts WHERE request_id = ? AND n = ? AND rank = 2"
+_TARGET = "SELECT provider, upstream_model, credential FROM attempts WHERE request_id = ? AND n = ?"
+
 _FACETS = ("client", "department", "model", "provider", "outcome")
 _REQUEST_KINDS = (
     "agent", "task", "chain", "stream", "config", "upstream_model", "http_status", "finish_reason", "error_code", "trace", "dropped",
@@ -86,6 +93,8 @@ _open_kind = pick(RequestOpen, "client", "department", "agent", "task", "model",
 _open_times = pick(RequestOpen, "time_ms", "task_id")
 _close_kind = pick(RequestEnd, "outcome", "http_status", "finish_reason", "error_code", "trace", "dropped")
 _close_times = pick(RequestEnd, "attempts", "duration_ms", "first_token_ms", "overhead_ms")
+_EXTRA = LAYOUT[RequestEnd].index("extra")
+_close_attempts = pick(RequestEnd, "attempts", "trace")
 _end_kind = pick(End, *_ATTEMPT_KINDS)
 _end_request = pick(End, "request_id")
 _end_head = pick(End, "request_id", "n")
@@ -94,9 +103,11 @@ _end_tail = pick(
     "output_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens", "cost_nusd", "at_risk_tokens",
 )  # fmt: skip
 _end_target = pick(End, "provider", "upstream_model", "credential")
+_end_answer = pick(End, "provider", "upstream_model", "credential", "finish_reason")
 _begin_target = pick(Begin, "provider", "upstream_model", "credential")
 _begin_values = pick(Begin, "request_id", "n", "time_ms", "provider", "upstream_model", "credential", "at_risk_tokens")
 
+_NOTED = frozenset(("attempt", "target", "then"))
 _HOUR_MS = 3_600_000
 _OUTCOMES = ("ok", "failed", "rejected", "interrupted", "client_gone")  # in the order of their columns
 _RUNNING: Fields = ("running", None, None, None, [], [])
@@ -110,7 +121,7 @@ class _RequestKind:
     outcome: str
     target: Row  # provider, upstream_model, credential
     tags: Row
-    failovers: list[Row]  # attempt, from, to, reason
+    cached: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -162,12 +173,15 @@ class Ledger:
             connection.executemany(_RUNNING_ATTEMPT, [self._running_attempt(begin, writer) for begin, writer in begun])
         if progress := batch.running_progress():
             connection.executemany(_PROGRESS, progress)
-        requests = self._ended_requests(batch, opens, targets)
+        extras: dict[str, Extras] = {}
+        requests = self._ended_requests(batch, opens, targets, extras)
         attempts = self._ended_attempts(batch)
         whose = {row[0]: kind for row, kind in requests}
         moved_requests, moved_attempts = self._move(_ENDED_REQUEST, requests), self._move(_ENDED_ATTEMPT, attempts)
         for (hour, request_kind), rows in _by_hour(moved_requests).items():
-            self._add_requests(hour, request_kind, rows)
+            self._add_requests(hour, request_kind, rows, extras)
+        if extras:
+            self._add_extras(batch, moved_requests, extras)
         for (hour, attempt_kind, owner), rows in _by_hour_and_owner(moved_attempts, whose, opens).items():
             tags = owner.tags if isinstance(owner, _RequestKind) else owner
             self._usage.add_attempts(hour, _dimensions(attempt_kind.target, tags), _attempt_sums(attempt_kind, rows))
@@ -175,21 +189,55 @@ class Ledger:
         if batch.checks or batch.alerts or batch.resets:
             write_told(connection, batch)
 
-    def _add_requests(self, hour: int, kind: _RequestKind, rows: list[Row]) -> None:
+    def _add_requests(self, hour: int, kind: _RequestKind, rows: list[Row], extras: dict[str, Extras]) -> None:
         *_, attempts, durations_ms, first_tokens_ms, _ = zip(*rows, strict=True)
         first_tokens = [first_token_ms for first_token_ms in first_tokens_ms if first_token_ms is not None]
-        durations, first_token_times = request_histograms(kind.outcome, durations_ms, first_tokens)
+        durations, first_token_times = request_histograms(kind.outcome, durations_ms, first_tokens, cached=kind.cached)
+        gained, needed = NO_GAINS, attempts
+        if extras and (own := {row[0]: extras[row[0]] for row in rows if row[0] in extras}):
+            gained = gains([(extra.cache, extra.saved_nusd, extra.quality) for extra in own.values()])
+            needed = tuple(
+                [made - (own[row[0]].hedged or 0) if row[0] in own else made for row, made in zip(rows, attempts, strict=True)]
+            )
         self._usage.add_requests(
             hour,
             _dimensions(kind.target, kind.tags),
-            request_sums(kind.outcome, attempts, durations_ms, first_tokens),
+            request_sums(kind.outcome, needed, durations_ms, first_tokens, gained),
             durations=durations,
             first_token_times=first_token_times,
         )
-        for attempt, *failover in kind.failovers:
-            for made in attempts:
+
+    def _add_extras(self, batch: Batch, moved: list[tuple[Row, _RequestKind]], extras: dict[str, Extras]) -> None:
+        """What has a row of its own: kept, and its failovers counted."""
+        rows = []
+        for (request_id, _, _, time_ms, *_), kind in moved:
+            if (extra := extras.get(request_id)) is None:
+                continue
+            if any(value is not None for value in extra):
+                rows.append((request_id, *extra))
+            close, end = batch.closes[request_id]
+            made, trace = _close_attempts(close)
+            target_of = partial(self._target_of, batch, request_id, end)
+            for attempt, *failover in failovers_of(trace, target_of) if made > 1 else ():
                 if attempt < made:
-                    self._usage.add_failover(hour, kind.tags[0], *failover)
+                    self._usage.add_failover(time_ms // _HOUR_MS, kind.tags[0], *failover)
+        self._connection.executemany(_EXTRAS, rows)
+
+    def _target_of(self, batch: Batch, request_id: str, closing: Fields | None, n: int) -> str | None:
+        """provider/model of an attempt, wherever that is known; None where it is not."""
+        attempt_id = f"{request_id}-{n}"
+        if closing is not None and _end_head(closing)[1] == n:
+            provider, upstream_model, _ = _end_target(closing)
+        elif (end := batch.ends.get(attempt_id)) is not None:
+            provider, upstream_model, _ = _end_target(end)
+        elif (begun := batch.begins.get(attempt_id)) is not None:
+            provider, upstream_model, _ = _begin_target(begun[0])
+        else:
+            known = self._connection.execute(_TARGET, (request_id, n)).fetchone()
+            if known is None:
+                return None
+            provider, upstream_model, _ = known
+        return f"{provider}/{upstream_model}"
 
     def _opens(self, batch: Batch) -> tuple[dict[str, Fields], dict[str, Row]]:
         """Who asked for what, of every request that the batch names; and where those went last of which it does not say so."""
@@ -205,19 +253,44 @@ class Ledger:
                 opens[request_id] = _unknown_open(request_id, batch)
         return opens, targets
 
-    def _ended_requests(self, batch: Batch, opens: dict[str, Fields], targets: dict[str, Row]) -> list[tuple[Row, _RequestKind]]:
+    def _ended_requests(
+        self, batch: Batch, opens: dict[str, Fields], targets: dict[str, Row], extras: dict[str, Extras]
+    ) -> list[tuple[Row, _RequestKind]]:
+        """Fills `extras` with what each of them has of its own."""
         rows = []
         kinds = self._request_kinds
         dumps = orjson.dumps
         for request_id, (close, end) in batch.closes.items():
             opened = opens[request_id]
             target = _end_target(end) if end is not None else _last_target(batch, request_id) or targets.get(request_id, _NOWHERE)
-            said = (_open_kind(opened), target, _close_kind(close))
+            closed, cached, asked = _close_kind(close), False, None
+            if has_own(close):
+                extra = extras[request_id] = extras_of(close, None if end is None else _end_head(end)[1])
+                closed = (*closed[:4], None, closed[5])
+                if extra.answered is not None:
+                    if (found := self._answer(batch, request_id, extra.answered)) is None:
+                        extras[request_id] = extra._replace(answered=None)
+                    else:
+                        target, closed = found[:3], closed if closed[0] != "ok" else (*closed[:2], found[3], *closed[3:])
+                elif extra.cache is not None and (source := served_from(close)) is not None:
+                    target, cached = source, True
+            elif len(close) > _EXTRA and close[_EXTRA] is not None:
+                asked = shared_needs(close)
+            said: Row = (_open_kind(opened), target, closed)
+            if cached or asked is not None:
+                said = (*said, cached, asked)
             key = dumps(said)
             kind = kinds.get(key) or self._new_request_kind(key, *said)
             row = (request_id, kind.facet, kind.id, *_open_times(opened), *_close_times(close))
             rows.append((row, kind))
         return rows
+
+    def _answer(self, batch: Batch, request_id: str, n: int) -> Row | None:
+        """Provider, model, credential and finish reason of an attempt that has ended; None where that is unknown."""
+        if (end := batch.ends.get(f"{request_id}-{n}")) is not None:
+            return tuple(_end_answer(end))
+        known = self._connection.execute(_ANSWER, (request_id, n)).fetchone()
+        return None if known is None else tuple(known)
 
     def price(self, request_id: str, n: int, *, cost_nusd: int, source: str, time_ms: int) -> None:
         """An ended attempt costs something else from now on; what it was is kept. The sums are the caller's to mend."""
@@ -256,18 +329,28 @@ class Ledger:
         kind = self._attempt_kinds.get(key) or self._new_attempt_kind(key, said)
         return (request_id, n, kind.id, time_ms, at_risk_tokens, writer)
 
-    def _new_request_kind(self, key: bytes, opened: Row, target: Row, close: Fields) -> _RequestKind:
+    def _new_request_kind(
+        self,
+        key: bytes,
+        opened: Row,
+        target: Row,
+        close: Fields,
+        cached: bool = False,
+        asked: dict[str, Any] | None = None,
+    ) -> _RequestKind:
         client, department, agent, task, model, chain, stream, config = opened
         outcome, http_status, finish_reason, error_code, trace, dropped = close
         provider, upstream_model, credential = target
         facet = self._number("facets", _FACETS, (client, department, model, provider, outcome))
-        values = (
+        columns: tuple[str, ...] = _REQUEST_KINDS
+        values: Row = (
             agent, task, chain, stream, config, upstream_model, http_status, finish_reason, error_code, _json(trace), _json(dropped),
         )  # fmt: skip
+        if asked is not None:
+            columns, values = (*columns, "asked"), (*values, orjson.dumps(asked).decode())
         tags = (chain or "", client or "", department or "", agent or "", task or "", int(stream or 0))
-        failovers = failovers_of(trace, f"{provider}/{upstream_model}") if provider is not None else []
         target = (provider or "", upstream_model or "", credential or "")
-        kind = _RequestKind(facet, self._number("request_kinds", _REQUEST_KINDS, values), outcome, target, tags, failovers)
+        kind = _RequestKind(facet, self._number("request_kinds", columns, values), outcome, target, tags, cached)
         _remember(self._request_kinds, key, kind)
         return kind
 
@@ -368,24 +451,29 @@ def _dimensions(target: Row, tags: Row) -> Row:
     return (provider, upstream_model, chain, client, department, agent, task, credential, stream)
 
 
-def failovers_of(trace: Any, last_target: str) -> list[Row]:
-    """(attempt, from, to, reason) for each time that the trace says it went on to another target; the last of them is where it ended."""
-    notes = {
-        entry["attempt"]: entry for entry in trace or () if isinstance(entry, dict) and "then" in entry and "attempt" in entry
-    }
-    return [
-        (number, note["target"], notes[number + 1]["target"] if number + 1 in notes else last_target, note.get("error") or "")
-        for number, note in notes.items()
-        if note["then"] == "next"
-    ]
+def failovers_of(trace: Any, target_of: Callable[[int], str | None]) -> list[Row]:
+    """(attempt, from, to, reason) for each time that the trace says it went on to another target. `target_of`: an attempt's, asked for
+    where the trace does not say."""
+    lines = trace if isinstance(trace, list) else []
+    notes = [entry for entry in lines if isinstance(entry, dict) and entry.keys() >= _NOTED]
+    targets = {note["attempt"]: note["target"] for note in reversed(notes)}
+    found = []
+    for note in notes:
+        if note["then"] == "next":
+            number = note["attempt"]
+            to = targets.get(number + 1) or target_of(number + 1)
+            if to is not None:
+                found.append((number, note["target"], to, note.get("error") or ("quality" if "quality" in note else "")))
+    return found
 
 
-def request_sums(outcome: str, attempts: Row, durations_ms: Row, first_tokens: list[float]) -> Row:
+def request_sums(outcome: str, needed: Row, durations_ms: Row, first_tokens: list[float], gained: Row) -> Row:
+    """Of requests that ended alike. `needed`: the attempts of each, without a hedge: that was made because one was late, not unable."""
     counted_as = outcome if outcome in _OUTCOMES else "failed"
-    requests = len(attempts)
+    requests = len(needed)
     by_outcome = [requests if counted_as == name else 0 for name in _OUTCOMES]
-    failed_over = sum(made > 1 for made in attempts)
-    return (requests, *by_outcome, failed_over, whole_us(durations_ms), whole_us(first_tokens), len(first_tokens))
+    failed_over = sum(made > 1 for made in needed)
+    return (requests, *by_outcome, failed_over, whole_us(durations_ms), whole_us(first_tokens), len(first_tokens), *gained)
 
 
 def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:

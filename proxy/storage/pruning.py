@@ -35,6 +35,7 @@ ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"""
 _FORGET_REQUESTS = (
     "DELETE FROM repriced WHERE request_id IN (SELECT value FROM json_each(?))",
     "DELETE FROM attempt_rows WHERE request_id IN (SELECT value FROM json_each(?))",
+    "DELETE FROM request_extras WHERE id IN (SELECT value FROM json_each(?))",
     "DELETE FROM request_rows WHERE id IN (SELECT value FROM json_each(?))",
 )
 _FORGET_FACETS = """

@@ -22,6 +22,7 @@ import orjson
 
 from proxy.core.alerts import help_for
 from proxy.core.errors import LedgerUnavailable
+from proxy.core.limits import JUDGE_TASK
 from proxy.core.money import nusd_to_usd
 from proxy.storage.hours import HOUR_MS, Pieces, begin_of_day_ms, pieces
 from proxy.storage.sqlite import LEDGER, first_id, reader_uri, version
@@ -45,7 +46,7 @@ MAX_LIMIT = 1000
 FEW_ROWS = 200
 LONGEST_REQUEST_MS = HOUR_MS  # an attempt begins at most so long after its request
 NO_FILTERS: Mapping[str, str | None] = MappingProxyType({})
-SCOPES = {"provider": "provider", "client": "client", "department": "department", "agent": "agent"}
+SCOPES = {"provider": "provider", "client": "client", "department": "department", "agent": "agent", "judge": "agent"}
 Record = dict[str, Any]
 Made = TypeVar("Made")
 
@@ -59,7 +60,8 @@ SELECT r.id, r.time_ms, r.client, r.department, r.agent, r.task, r.model, r.chai
     coalesce(sum(a.cost_nusd), 0) AS cost_nusd,
     coalesce(sum(k.usage_source IS NOT NULL AND a.cost_nusd IS NULL), 0) AS unpriced,
     r.first_token_ms, r.duration_ms, r.config, r.finish_reason,
-    r.ended, r.task_id, r.overhead_ms, r.error_code, r.trace, r.dropped
+    r.cache, r.saved_nusd, r.quality, r.hedged, r.continued,
+    r.ended, r.task_id, r.overhead_ms, r.error_code, r.trace, r.dropped, r.answered, r.asked, r.cached
 FROM"""
 _JOIN = """AS r LEFT JOIN attempt_rows AS a ON a.request_id = r.id AND a.rank = 2 LEFT JOIN attempt_kinds AS k ON k.id = a.kind
 GROUP BY r.id ORDER BY r.id DESC"""
@@ -147,7 +149,8 @@ class Queries:
         return page, page[-1]["id"] if len(rows) > limit else None
 
     async def get_request(self, request_id: str) -> Record | None:
-        """The row, and task_id, error_code, overhead_ms, unpriced_attempts, dropped, attempt_list and trace besides."""
+        """The row, and task_id, error_code, overhead_ms, unpriced_attempts, dropped, attempt_list, trace, answered, asked and cached
+        besides. `answered`: the number of the attempt whose answer was given, None where there is none."""
         rows = await self._fetch(_ONE, {"id": request_id})
         if not rows:
             return None
@@ -162,6 +165,9 @@ class Queries:
             "dropped": _loads(row["dropped"]),
             "attempt_list": [_attempt(attempt) for attempt in attempts],
             "trace": _loads(row["trace"]),
+            "answered": _answered(row),
+            "asked": None if row["asked"] is None else orjson.loads(row["asked"]),
+            "cached": None if row["cached"] is None else orjson.loads(row["cached"]),
         }
 
     async def usage(
@@ -239,9 +245,11 @@ class Queries:
         return {str(client): time_ms for client, time_ms in rows}
 
     async def spent_nusd(self, scope: str, name: str | None, since_ms: int) -> int:
-        """What ended attempts cost since the begin of that hour, of total, provider, client, department or agent; `name` counts for
-        all but the first. Attempts at an unknown price count nothing. Raises KeyError for a scope that is none."""
+        """What ended attempts cost since the begin of that hour, of total, provider, client, department, agent or a chain's judge; `name`
+        counts for all but the first. Attempts at an unknown price count nothing. Raises KeyError for a scope that is none."""
         filters = {} if scope == "total" else {SCOPES[scope]: name or ""}
+        if scope == "judge":
+            filters["task"] = JUDGE_TASK
         return await self._sum_of("cost_nusd", filters, since_ms)
 
     async def spend_by_day(
@@ -463,7 +471,18 @@ def _request(row: sqlite3.Row) -> Record:
         "duration_ms": _ms(row["duration_ms"]),
         "config": row["config"],
         "finish_reason": row["finish_reason"],
+        "cache": row["cache"],
+        "saved_usd": None if row["saved_nusd"] is None else nusd_to_usd(row["saved_nusd"]),
+        "quality": row["quality"],
+        "hedged": bool(row["hedged"]),
+        "continued": _loads(row["continued"]),
     }
+
+
+def _answered(row: sqlite3.Row) -> int | None:
+    if row["outcome"] != "ok" or not row["attempts"]:
+        return None
+    return int(row["answered"] or row["attempts"])
 
 
 def _attempt(row: sqlite3.Row) -> Record:

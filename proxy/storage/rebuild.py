@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from proxy.storage.extras import HIT, gains
 from proxy.storage.ledger import failovers_of, request_sums, whole_us
 from proxy.storage.sums import HISTOGRAMS, SLICES, SUMS, Usage, request_histograms, upsert
 
@@ -29,9 +30,12 @@ _DAYS_OF_HOURS = upsert(
     "FROM hourly_sums WHERE slice = :slice AND hour >= :hour / 24 * 24 GROUP BY hour / 24, tag",
 )
 _REQUESTS = """
-SELECT time_ms / 3600000, outcome, attempts, duration_ms, first_token_ms, trace, provider, upstream_model, chain, client, department,
-    agent, task, (SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1), stream
+SELECT id, time_ms / 3600000, outcome, attempts, duration_ms, first_token_ms, trace, hedged, cache, saved_nusd, quality,
+    provider, upstream_model, chain, client, department, agent, task,
+    iif(answered IS NULL, (SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1),
+        (SELECT credential FROM attempts WHERE request_id = id AND n = answered)), stream
 FROM requests WHERE ended = 1 AND time_ms >= ?"""
+_TARGET = "SELECT provider || '/' || upstream_model FROM attempts WHERE request_id = ? AND n = ?"
 _ATTEMPTS = """
 SELECT a.time_ms / 3600000, k.outcome, k.usage_source, a.duration_ms, a.input_tokens, a.cached_input_tokens, a.cache_write_tokens,
     a.output_tokens, a.reasoning_tokens, a.input_audio_tokens, a.output_audio_tokens, a.cost_nusd, a.at_risk_tokens,
@@ -59,7 +63,7 @@ def rebuild_sums(connection: sqlite3.Connection) -> tuple[int, int]:
     usage = Usage(connection)
     requests = attempts = 0
     for row in connection.execute(_REQUESTS, (hour * HOUR_MS,)):
-        _add_request(usage, row)
+        _add_request(connection, usage, row)
         requests += 1
         if requests % _ROWS_A_WRITE == 0:
             usage.write()
@@ -72,17 +76,23 @@ def rebuild_sums(connection: sqlite3.Connection) -> tuple[int, int]:
     return requests, attempts
 
 
-def _add_request(usage: Usage, row: tuple[Any, ...]) -> None:
-    hour, outcome, attempts, duration_ms, first_token_ms, trace, *dimensions = row
+def _add_request(connection: sqlite3.Connection, usage: Usage, row: tuple[Any, ...]) -> None:
+    request_id, hour, outcome, attempts, duration_ms, first_token_ms, trace, hedged, cache, saved_nusd, quality, *dimensions = row
     first_tokens = [] if first_token_ms is None else [first_token_ms]
-    durations, first_token_times = request_histograms(outcome, [duration_ms], first_tokens)
-    sums = request_sums(outcome, (attempts,), (duration_ms,), first_tokens)
+    durations, first_token_times = request_histograms(outcome, [duration_ms], first_tokens, cached=cache == HIT)
+    gained = gains([(cache, saved_nusd, quality)])
+    sums = request_sums(outcome, (attempts - hedged,), (duration_ms,), first_tokens, gained)
     usage.add_requests(hour, _told(dimensions), sums, durations=durations, first_token_times=first_token_times)
-    provider, upstream_model, chain, *_ = dimensions
-    if attempts > 1 and trace is not None and provider is not None:
-        for attempt, *failover in failovers_of(orjson.loads(trace), f"{provider}/{upstream_model}"):
+    if attempts > 1 and trace is not None:
+
+        def target_of(n: int) -> str | None:
+            found = connection.execute(_TARGET, (request_id, n)).fetchone()
+            return None if found is None else str(found[0])
+
+        chain = dimensions[2] or ""
+        for attempt, *failover in failovers_of(orjson.loads(trace), target_of):
             if attempt < attempts:
-                usage.add_failover(hour, chain or "", *failover)
+                usage.add_failover(hour, chain, *failover)
 
 
 def _add_attempt(usage: Usage, row: tuple[Any, ...]) -> None:

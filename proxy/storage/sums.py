@@ -12,6 +12,7 @@ import sqlite3
 from operator import add
 from typing import Any
 
+from proxy.storage.extras import GAINS
 from proxy.storage.histogram import histogram, shorten
 
 Row = tuple[Any, ...]
@@ -25,7 +26,7 @@ SLICES: tuple[tuple[str, ...], ...] = (
 """By number; the table `usage_slices` says the same."""
 REQUEST_SUMS = (
     "requests", "requests_ok", "requests_failed", "requests_rejected", "requests_interrupted", "requests_client_gone",
-    "requests_failed_over", "duration_us", "first_token_us", "first_tokens",
+    "requests_failed_over", "duration_us", "first_token_us", "first_tokens", *GAINS,
 )  # fmt: skip
 ATTEMPT_SUMS = (
     "attempts", "attempts_ok", "attempt_duration_us", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
@@ -218,8 +219,10 @@ class Names:
         return self._weights
 
 
-def request_histograms(outcome: str, durations_ms: Any, first_tokens_ms: list[float]) -> tuple[str, str]:
-    """Of requests that ended alike. The time to fail or to refuse is not how long answers take."""
+def request_histograms(outcome: str, durations_ms: Any, first_tokens_ms: list[float], *, cached: bool) -> tuple[str, str]:
+    """Of requests that ended alike. The time to fail, to refuse or to find an answer in the cache is not how long answers take."""
+    if cached:
+        return "", ""
     durations = histogram([ms for ms in durations_ms if ms is not None]) if outcome == "ok" else ""
     return durations, histogram(first_tokens_ms)
 

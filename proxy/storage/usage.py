@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from proxy.core.money import nusd_to_usd
+from proxy.storage.extras import PPM
 from proxy.storage.histogram import percentiles
 from proxy.storage.hours import Pieces, Range
 from proxy.storage.sums import DIMENSIONS, SLICES, SUMS
@@ -230,12 +231,17 @@ def _usage(question: Question, answer: Answer) -> Record:
         "attempts_failed": sums["attempts"] - sums["attempts_ok"],
         "unpriced_attempts": sums["unpriced"],
         "estimated_attempts": sums["estimated"],
+        "cache_hits": sums["cache_hits"],
+        "saved_usd": nusd_to_usd(sums["saved_nusd"]),
+        "rated": sums["rated"],
         "cost_usd": nusd_to_usd(sums["cost_nusd"]),
         "success_rate": _success_rate(sums["requests_ok"], sums["requests_failed"], sums["requests_interrupted"]),
         "cost_per_call_usd": nusd_to_usd(round(sums["cost_nusd"] / requests)) if requests else None,
         "tokens_per_call": round((sums["input_tokens"] + sums["output_tokens"]) / requests, 1) if requests else None,
         "mean_duration_ms": round(sums["duration_us"] / requests / 1000, 3) if requests else None,
         "mean_first_token_ms": round(sums["first_token_us"] / first_tokens / 1000, 3) if first_tokens else None,
+        "cache_hit_rate": round(sums["cache_hits"] / requests, 6) if requests else None,
+        "mean_quality": round(sums["quality_ppm"] / sums["rated"] / PPM, 4) if sums["rated"] else None,
     }
     record.update(_percentiles(answer))
     return record

@@ -21,6 +21,7 @@ import orjson
 
 from proxy.accounting.journal import SEGMENT_SUFFIX, split_frames
 from proxy.accounting.records import LAYOUT, Begin, End, Fields, Rejected, RequestEnd
+from proxy.storage.extras import PPM
 from proxy.storage.rebuild import HOUR_MS, first_whole_hour
 from proxy.storage.segments import READ_BYTES
 from proxy.storage.sqlite import LEDGER, first_id, is_corrupt, reader_uri, version
@@ -38,12 +39,15 @@ FROM (
     SELECT {_HOUR} AS hour, coalesce(provider, '') AS provider, coalesce(upstream_model, '') AS upstream_model,
         coalesce(chain, '') AS chain, coalesce(client, '') AS client, coalesce(department, '') AS department,
         coalesce(agent, '') AS agent, coalesce(task, '') AS task,
-        coalesce((SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1), '') AS key,
+        coalesce(iif(answered IS NULL, (SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1),
+            (SELECT credential FROM attempts WHERE request_id = id AND n = answered)), '') AS key,
         coalesce(stream, 0) AS stream, 1 AS requests, outcome = 'ok' AS requests_ok,
         outcome NOT IN ('ok', 'rejected', 'interrupted', 'client_gone') AS requests_failed, outcome = 'rejected' AS requests_rejected,
         outcome = 'interrupted' AS requests_interrupted, outcome = 'client_gone' AS requests_client_gone,
-        attempts > 1 AS requests_failed_over, coalesce(CAST(duration_ms * 1000 AS INTEGER), 0) AS duration_us,
+        attempts - hedged > 1 AS requests_failed_over, coalesce(CAST(duration_ms * 1000 AS INTEGER), 0) AS duration_us,
         coalesce(CAST(first_token_ms * 1000 AS INTEGER), 0) AS first_token_us, first_token_ms IS NOT NULL AS first_tokens,
+        coalesce(cache = 'hit', 0) AS cache_hits, coalesce(saved_nusd, 0) AS saved_nusd, quality IS NOT NULL AS rated,
+        coalesce(CAST(quality * {PPM} AS INTEGER), 0) AS quality_ppm,
         {", ".join(f"0 AS {name}" for name in ATTEMPT_SUMS)}
     FROM requests WHERE ended = 1 AND time_ms >= :from_ms
     UNION ALL
@@ -57,16 +61,16 @@ FROM (
     FROM attempts AS a LEFT JOIN requests AS r ON r.id = a.request_id WHERE a.rank = 2 AND a.time_ms >= :from_ms
 ) GROUP BY hour, {", ".join(DIMENSIONS)}"""  # noqa: S608 - this module's own words
 _FAILED_OVER = """
-SELECT r.time_ms / 3600000, coalesce(k.chain, ''), json_extract(e.value, '$.target'),
-    coalesce((SELECT json_extract(n.value, '$.target') FROM json_each(k.trace) AS n
+SELECT r.time_ms / 3600000, coalesce(r.chain, ''), json_extract(e.value, '$.target'),
+    coalesce((SELECT json_extract(n.value, '$.target') FROM json_each(r.trace) AS n
         WHERE json_extract(n.value, '$.attempt') = json_extract(e.value, '$.attempt') + 1 AND json_extract(n.value, '$.then') IS NOT NULL
-        LIMIT 1), f.provider || '/' || k.upstream_model),
-    coalesce(json_extract(e.value, '$.error'), ''), count(*)
-FROM request_rows AS r JOIN facets AS f ON f.id = r.facet JOIN request_kinds AS k ON k.id = r.kind
-CROSS JOIN json_each(k.trace) AS e
+        LIMIT 1), (SELECT a.provider || '/' || a.upstream_model FROM attempts AS a
+        WHERE a.request_id = r.id AND a.n = json_extract(e.value, '$.attempt') + 1)) AS to_target,
+    coalesce(json_extract(e.value, '$.error'), iif(json_extract(e.value, '$.quality') IS NULL, '', 'quality')), count(*)
+FROM requests AS r CROSS JOIN json_each(r.trace) AS e
 WHERE r.ended = 1 AND r.attempts > 1 AND json_extract(e.value, '$.then') = 'next' AND json_extract(e.value, '$.attempt') < r.attempts
-    AND f.provider IS NOT NULL AND r.time_ms >= :from_ms
-GROUP BY 1, 2, 3, 4, 5"""
+    AND r.time_ms >= :from_ms
+GROUP BY 1, 2, 3, 4, 5 HAVING to_target IS NOT NULL"""
 _ATTEMPTS = """
 SELECT request_id, n, rank, outcome, input_tokens, output_tokens, cost_nusd, EXISTS (
     SELECT 1 FROM repriced AS p WHERE p.request_id = a.request_id AND p.n = a.n)

@@ -13,6 +13,11 @@ from proxy.core.errors import ErrorClass, ProxyError
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
 
+# What comes of a request whose first content was late: the second target answered, the first did after all, the second failed or neither
+# had begun when the request ended; or nobody else was asked, for the share of the hour was used up, or for there was nobody to ask.
+HEDGE_RESULTS = ("won", "lost", "failed", "capped", "refused")
+CACHE_RESULTS = ("hit", "joined", "miss", "refresh")
+CACHE_STORES = ("memory", "sqlite")
 REQUEST_OUTCOMES = ("ok", "failed", "rejected", "interrupted", "client_gone")
 ATTEMPT_OUTCOMES = ("ok", *(member.value for member in ErrorClass))
 TOKEN_KINDS = ("input", "cached_input", "cache_write", "output", "reasoning", "input_audio", "output_audio")
@@ -29,8 +34,10 @@ EVENTS = (
     "chain_exhausted",
     "clock_step",
     "config_error",
+    "continued",
     "drained_cut",
     "internal_error",
+    "judge_failed",
     "ledger_corrupt",
     "ledger_record_lost",
     "malformed_event",
@@ -45,7 +52,9 @@ EVENTS = (
     "slow_client",
     "slow_reader",
     "stale_retry",
+    "static_answer",
     "usage_suspect",
+    "walked_again",
     "warned_failover",
 )
 # Why a request is refused before any attempt: the error code of the answer, but for these, which are one reason each.
@@ -128,6 +137,12 @@ _TABLE = (
         "Requests answered by another target than the first of their chain that could have served them.",
     ),
     Family(
+        "tollbridge_hedges_total",
+        "counter",
+        ("chain", "result"),
+        "Requests whose first content was late on a chain that hedges, by what came of it.",
+    ),
+    Family(
         "tollbridge_tokens_total",
         "counter",
         ("provider", "model", "kind"),
@@ -142,6 +157,30 @@ _TABLE = (
         ("provider", "model"),
         "Attempts that consumed tokens for which no price is known.",
     ),
+    Family(
+        "tollbridge_answers_measured_total",
+        "counter",
+        ("provider", "model", "result"),
+        "Whole answers of chains with `quality` that were measured: good, or low for what is below `quality.min`.",
+    ),
+    Family(
+        "tollbridge_answer_quality", "summary", ("provider", "model"), "How good the answers that were measured were, 0 to 1."
+    ),
+    Family(
+        "tollbridge_cache_requests_total",
+        "counter",
+        ("chain", "result"),
+        "Requests whose answer may be kept, by whether it was there.",
+    ),
+    Family(
+        "tollbridge_cache_saved_usd_total",
+        "counter",
+        ("chain",),
+        "US dollars that answers which were given again had cost, where a price was known.",
+    ),
+    Family("tollbridge_cache_entries", "gauge", ("chain", "store"), "Answers that are kept."),
+    Family("tollbridge_cache_bytes", "gauge", ("chain", "store"), "What the answers that are kept take."),
+    Family("tollbridge_cache_faults_total", "counter", (), "Times that the file of kept answers could not be read or written."),
     Family(
         "tollbridge_circuit_state", "gauge", ("provider", "model"), "0 closed, 1 half open, 2 open; the worst of several keys."
     ),

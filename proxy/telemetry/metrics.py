@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from proxy.core.money import NUSD_PER_USD
 from proxy.core.usage import Usage
@@ -32,7 +32,7 @@ from proxy.telemetry.families import (
     rejection_reasons,
 )
 from proxy.telemetry.processes import Processes
-from proxy.telemetry.readings import MAX_READING_SERIES, OTHER, Readings, delivered, samples
+from proxy.telemetry.readings import MAX_CACHE_SERIES, MAX_READING_SERIES, OTHER, Readings, cached, delivered, samples
 from proxy.telemetry.tables import Samples, Tables
 
 if TYPE_CHECKING:
@@ -152,6 +152,16 @@ _SERIES_OF_OTHER = (
 )
 
 
+@dataclass(slots=True)
+class _Measured:
+    """Answers of one (provider, model) that were measured. `sum` of their quality, each 0 to 1."""
+
+    good: int = 0
+    low: int = 0
+    sum: float = 0.0
+    SERIES: ClassVar[int] = 4
+
+
 class _Attempts:
     """Attempts of one (provider, model, outcome)."""
 
@@ -177,12 +187,14 @@ class Metrics:
         self._deployments: dict[tuple[str, str], _Deployment] = {}
         self._failovers: dict[tuple[str, str, str], int] = {}
         self._fallbacks: dict[str, int] = {}
+        self._hedges: dict[tuple[str, str], int] = {}
+        self._measured: dict[tuple[str, str], _Measured] = {}
         self._rejected: dict[str, int] = dict.fromkeys(sorted(rejection_reasons()), 0)
         self._events: dict[str, int] = dict.fromkeys(EVENTS, 0)
         self._reloads = {"ok": 0, "error": 0}
         self._registry: CollectorRegistry | None = None
         always = len(self._rejected) + len(self._events) + self._overhead.series + 40
-        self._series = always + 3 * (MAX_GAUGED_DEPLOYMENTS + 1) + MAX_READING_SERIES + _SERIES_OF_OTHER
+        self._series = always + 3 * (MAX_GAUGED_DEPLOYMENTS + 1) + MAX_READING_SERIES + MAX_CACHE_SERIES + _SERIES_OF_OTHER
 
     # The hot path: one call each per request or attempt.
 
@@ -273,6 +285,23 @@ class Metrics:
             chain = OTHER
         self._fallbacks[chain] = self._fallbacks.get(chain, 0) + 1
 
+    def hedged(self, chain: str, result: str) -> None:
+        """`result` is one of HEDGE_RESULTS."""
+        key = (chain, result)
+        if key not in self._hedges and not self._admit(1):
+            key = (OTHER, result)
+        self._hedges[key] = self._hedges.get(key, 0) + 1
+
+    def answer_measured(self, provider: str, model: str, quality: float, *, low: bool) -> None:
+        measured = self._measured.get((provider, model))
+        if measured is None:
+            if not self._admit(_Measured.SERIES):
+                provider = model = OTHER
+            measured = self._measured.setdefault((provider, model), _Measured())
+        measured.low += low
+        measured.good += not low
+        measured.sum += quality
+
     def rejected(self, reason: str) -> None:
         """`reason` is the error code of the answer."""
         reason = REASONS.get(reason, reason)
@@ -314,6 +343,10 @@ class Metrics:
     def unpriced_by_model(self) -> dict[tuple[str, str], int]:
         """(provider, model) -> attempts that consumed tokens of unknown price; only where there are any."""
         return {key: deployment.unpriced for key, deployment in self._deployments.items() if deployment.unpriced}
+
+    def measured_by_model(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(provider, model) -> (answers that were measured, those of them that were low)."""
+        return {key: (measured.good + measured.low, measured.low) for key, measured in self._measured.items()}
 
     def tables(self, *, readings: bool = True) -> Tables:
         """Everything that is counted here, and what others know: the families in their order. Without `readings` nobody is asked who takes
@@ -411,6 +444,8 @@ class _Tables:
         yield from self._requests()
         yield from self._deployments()
         yield from self._gauged()
+        for name, told in cached(self._metrics.sources.readings.cache()):
+            yield _simple(name, told)
         known = self._metrics.sources.readings
         for name, found in samples(known) if readings else [delivered(known)]:
             yield _simple(name, found)
@@ -435,6 +470,7 @@ class _Tables:
         yield _simple("tollbridge_rejected_total", (((reason,), count) for reason, count in metrics._rejected.items()))
         yield _simple("tollbridge_failovers_total", metrics._failovers.items())
         yield _simple("tollbridge_fallbacks_total", (((chain,), count) for chain, count in metrics._fallbacks.items()))
+        yield _simple("tollbridge_hedges_total", metrics._hedges.items())
 
     def _deployments(self) -> Iterator[_Table]:
         known = self._metrics._deployments.items()
@@ -447,6 +483,12 @@ class _Tables:
         )
         yield _simple("tollbridge_cost_usd_total", ((key, child.cost_nusd / NUSD_PER_USD) for key, child in known))
         yield _simple("tollbridge_unpriced_requests_total", ((key, child.unpriced) for key, child in known))
+        measured = self._metrics._measured.items()
+        yield _simple(
+            "tollbridge_answers_measured_total",
+            (((*key, result), count) for key, each in measured for result, count in (("good", each.good), ("low", each.low))),
+        )
+        yield "tollbridge_answer_quality", [(key, [each.good + each.low, each.sum]) for key, each in measured]
 
     def _gauged(self) -> Iterator[_Table]:
         """Several keys of one target, and the targets beyond the bound, are folded into the worst of them."""

@@ -7,12 +7,12 @@ of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.core.alerts import SEVERITIES
 from proxy.core.money import NUSD_PER_USD
-from proxy.telemetry.families import DELIVERY_RESULTS, PROVIDER_STATES
+from proxy.telemetry.families import CACHE_RESULTS, CACHE_STORES, DELIVERY_RESULTS, PROVIDER_STATES
 
 OTHER = "other"
 EVERY_KEY = "all"  # a quota that all keys of a provider share
@@ -21,6 +21,7 @@ MAX_BUDGETS = 200
 MAX_QUOTAS = 100
 MAX_RATES = 100
 MAX_CHANNELS = 20
+MAX_CACHED_CHAINS = 40
 MAX_READING_SERIES = (
     (len(PROVIDER_STATES) + 1) * (MAX_PROVIDERS + 1)
     + 2 * (MAX_BUDGETS + 1)
@@ -29,6 +30,9 @@ MAX_READING_SERIES = (
     + 1
     + len(SEVERITIES)
     + len(DELIVERY_RESULTS) * (MAX_CHANNELS + 1)
+)
+MAX_CACHE_SERIES = (
+    len(CACHE_RESULTS) * (MAX_CACHED_CHAINS + 1) + MAX_CACHED_CHAINS + 1 + 2 * len(CACHE_STORES) * (MAX_CACHED_CHAINS + 1) + 1
 )
 
 Labels = tuple[str, ...]
@@ -67,6 +71,16 @@ class RateReading(NamedTuple):
     remaining: float
 
 
+@dataclass(frozen=True, slots=True)
+class CacheReading:
+    """`requests`: (chain, result) -> how many. `saved_nusd`: by chain. `held`: (chain, store) -> answers and bytes."""
+
+    requests: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    saved_nusd: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    faults: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
     """Each is called once per scrape and must be quick. `deliveries`: (channel, result) -> how many."""
@@ -77,6 +91,7 @@ class Readings:
     rates: Callable[[], Iterable[RateReading]] = tuple
     alerts_open: Callable[[], Mapping[str, int]] = dict
     deliveries: Callable[[], Mapping[tuple[str, str], int]] = dict
+    cache: Callable[[], CacheReading] = CacheReading
 
 
 def samples(readings: Readings) -> Iterator[tuple[str, Samples]]:
@@ -99,6 +114,24 @@ def delivered(readings: Readings) -> tuple[str, Samples]:
     for (channel, result), count in readings.deliveries().items():
         deliveries.add((channel, result), count, other=(OTHER, result))
     return "tollbridge_alert_deliveries_total", deliveries.samples()
+
+
+def cached(reading: CacheReading) -> Iterator[tuple[str, Samples]]:
+    """What this process has counted and holds: each worker has something to say of it."""
+    requests, saved = _Folded(MAX_CACHED_CHAINS * len(CACHE_RESULTS), _sum), _Folded(MAX_CACHED_CHAINS, _sum)
+    for (chain, result), count in reading.requests.items():
+        requests.add((chain, result), count, other=(OTHER, result))
+    for chain, nusd in reading.saved_nusd.items():
+        saved.add((chain,), nusd / NUSD_PER_USD, other=(OTHER,))
+    entries, sizes = (_Folded(MAX_CACHED_CHAINS * len(CACHE_STORES), _sum) for _ in range(2))
+    for (chain, store), (count, size) in reading.held.items():
+        entries.add((chain, store), count, other=(OTHER, store))
+        sizes.add((chain, store), size, other=(OTHER, store))
+    yield "tollbridge_cache_requests_total", requests.samples()
+    yield "tollbridge_cache_saved_usd_total", saved.samples()
+    yield "tollbridge_cache_entries", entries.samples()
+    yield "tollbridge_cache_bytes", sizes.samples()
+    yield "tollbridge_cache_faults_total", [((), reading.faults)]
 
 
 def _providers(readings: Iterable[ProviderReading]) -> Iterator[tuple[str, Samples]]:

@@ -31,6 +31,8 @@ GAUGES: dict[str, Callable[[float, float], float] | str] = {
     "tollbridge_connections_limit": lambda a, b: a + b,
     "tollbridge_requests_room": lambda a, b: a + b,
     "tollbridge_loop_delay_seconds": max,
+    "tollbridge_cache_entries": lambda a, b: a + b,
+    "tollbridge_cache_bytes": lambda a, b: a + b,
     "tollbridge_circuit_state": max,
     "tollbridge_cooldown_seconds": max,
     "tollbridge_latched": max,

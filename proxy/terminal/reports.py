@@ -58,6 +58,8 @@ _FULL = (
     Column("cached_input_tokens", "cached", "number", 5, if_any=True),
     Column("output_tokens", "output", "number", 1),
     Column("reasoning_tokens", "reasoning", "number", 6, if_any=True),
+    Column("cache_hits", "from the cache", "number", 5, if_any=True),
+    Column("mean_quality", "quality", "share", 6, if_any=True),
     Column("unpriced_attempts", "unpriced", "number", 3, if_any=True),
     Column("cost_usd", "cost", "money"),
     Column("trend", "requests over time", "spark", 8),
@@ -220,6 +222,19 @@ def alerts(report: Report) -> Sheet:
         Column("id", "id", "id", 2),
     )
     return Sheet("alerts", f"alerts: {report['open']} open", columns, report["data"], nothing="none")
+
+
+def cache(report: Report) -> Sheet:
+    columns = (
+        Column("chain", "chain"),
+        Column("entries", "answers", "number"),
+        Column("bytes", "bytes", "number", drop=1),
+        Column("hits", "hits", "number", if_any=True),
+        Column("misses", "misses", "number", if_any=True),
+        Column("hit_rate", "hit rate", "share", if_any=True),
+        Column("saved_usd", "saved", "money", if_any=True),
+    )
+    return Sheet("cache", "answers that are kept", columns, report["data"], nothing="none")
 
 
 def advice(report: Report) -> Sheet:

@@ -13,6 +13,7 @@ from proxy.terminal.marks import cell, money
 
 Row = Mapping[str, Any]
 
+_TOLD_APART = frozenset(("id", "attempt_list", "trace", "cost_usd", "dropped", "asked", "cached"))
 _NARROW = ("id", "time", "state", "outcome")
 
 
@@ -63,18 +64,21 @@ def request(row: Row) -> list[Table]:
     facts = table(f"request {row['id']}", "", "")
     facts.show_header = False
     for name, value in row.items():
-        if name not in ("id", "attempt_list", "trace", "cost_usd", "dropped"):
+        if name not in _TOLD_APART and value is not None and value != []:
             facts.add_row(Text(name.replace("_", " "), style="dim"), cell(value))
     facts.add_row(Text("dropped", style="dim"), cell(", ".join(map(str, row.get("dropped") or []))))
     facts.add_row(Text("cost", style="dim"), money(row["cost_usd"]))
-    plan = table("plan", "target", "verdict")
-    then: dict[int, str] = {}  # what followed a failed attempt
+    chosen = any("by" in entry for entry in row.get("trace") or [])
+    plan = table("plan", "target", "verdict", *(["by"] if chosen else []))
+    then: dict[int, str] = {}  # what followed an attempt
     for entry in row.get("trace") or []:
         if "attempt" in entry:
-            then[entry["attempt"]] = entry["then"]
+            said = entry["then"] if "quality" not in entry else f"measured {entry['quality']:g}, {entry['then']}"
+            then[entry["attempt"]] = ", ".join(filter(None, (then.get(entry["attempt"]), said)))
         elif "target" in entry:
             skipped = entry.get("skipped")
-            plan.add_row(cell(entry["target"]), Text("kept", style="green") if skipped is None else cell(f"skipped: {skipped}"))
+            verdict = Text("kept", style="green") if skipped is None else cell(f"skipped: {skipped}")
+            plan.add_row(cell(entry["target"]), verdict, *([cell(_figures(entry.get("by")))] if chosen else []))
     attempts = table(
         "attempts",
         "n",
@@ -105,6 +109,13 @@ def request(row: Row) -> list[Table]:
             cell(entry["error"]),
         )
     return [facts, plan, attempts]
+
+
+def _figures(by: Row | None) -> str | None:
+    """What its place was worked out from; `tollbridge explain` says it in words."""
+    if by is None:
+        return None
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in by.items() if name != "place" and value is not None)
 
 
 def _answered_by(row: Row) -> str | None:

@@ -11,7 +11,7 @@ from proxy.accounting.states import BudgetState, QuotaState, read_states
 from proxy.config.settings import ClientSettings, Settings
 from proxy.core.allowance import Ask
 from proxy.core.limits import Budget, Quota, RateLimits
-from proxy.core.target import Chain, Credential, Provider, Secret, Target
+from proxy.core.target import Chain, Credential, Provider, QualitySettings, Secret, Target
 from tests.engine import harness
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
@@ -68,7 +68,8 @@ def configuration() -> Settings:
     tier = Provider("tier", "openai", "http://x", keys, quotas=(DAILY, MONTHLY), limits=RateLimits(rpm=5))
     paid = Provider("paid", "openai", "http://x", keys, budget=Budget(10**6, "day"))
     off = Provider("off", "openai", "http://x", keys, quotas=(DAILY,), disabled="no key")
-    chain = Chain("smart", tuple([Target(provider, "m", "m") for provider in (tier, paid, off)]))
+    judged = QualitySettings(0.6, "paid/m", Budget(10**8))
+    chain = Chain("smart", tuple([Target(provider, "m", "m") for provider in (tier, paid, off)]), quality=judged)
     return replace(
         harness.settings(chain),
         budget=Budget(10**9, hard=False),
@@ -87,6 +88,7 @@ EXPECTED = (
         BudgetState("client", "c", 10**7, 5_000, 0, "once", True, 0.0, None),
         BudgetState("department", "research", 10**8, 5_000, 0, "month", True, *MONTH),
         BudgetState("agent", "search", 10**8, 5_000, 0, "month", True, *MONTH),
+        BudgetState("judge", "smart", 10**8, 5_000, 0, "month", True, *MONTH),
     ],
     [
         QuotaState(
@@ -149,7 +151,7 @@ async def test_sums_that_arrive_after_their_period_raise_nothing() -> None:
 
 
 async def test_nothing_without_providers_and_what_they_give() -> None:
-    settings = replace(configuration(), providers={}, budget=None, clients={}, departments={}, agents={})
+    settings = replace(configuration(), providers={}, chains={}, budget=None, clients={}, departments={}, agents={})
     assert await read_states(settings, Ledger(), NOW) == ([], [])
 
 

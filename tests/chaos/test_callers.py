@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.engine import attempt, relay
+from proxy.engine import attempt, ends
 from proxy.server import protocol
 from proxy.torture.upstream import Upstream
 from tests.e2e.client import MESSAGES, Client, chat_body, until
@@ -159,7 +159,7 @@ def test_a_caller_who_leaves_moves_one_metric_and_no_breaker(proxy: Proxy, upstr
 def test_a_caller_who_does_not_read_holds_the_upstream_back_and_is_cut_off(
     proxy: Proxy, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (attempt, relay, protocol):
+    for module in (attempt, ends, protocol):
         monkeypatch.setattr(module, "WRITE_STALL_S", STALL_S)
     client = proxy.client
     before, left = client.metrics()['tollbridge_events_total{event="slow_reader"}'], len(upstream.hung_up_at["flood"])

@@ -28,7 +28,9 @@ KEYS = frozenset(
     "dialect base_url place_urls base_url_env base_url_trim key_env key auth_header auth_prefix headers models_path check_path"
     " price_source region_urls quirks lacks models docs verified unverified retired transport".split()
 )
-QUIRKS = frozenset("rename drop refuse developer_role usage_in_stream reasoning_excluded drop_in_messages call_id_length".split())
+QUIRKS = frozenset(
+    "rename drop refuse developer_role usage_in_stream reasoning_excluded drop_in_messages call_id_length prefix".split()
+)
 MODEL_KEYS = frozenset(("context", "max_output", "reasoning", "lacks", "capabilities", "quirks"))
 DIALECTS = frozenset(get_args(Dialect))
 OPENAI = frozenset(("openai", "azure"))  # whose bodies are passed through
@@ -124,6 +126,10 @@ def test_quirks_are_about_top_level_fields_and_agree_with_each_other(name: str) 
         assert type(quirks.get("reasoning_excluded", False)) is bool
         assert quirks.get("developer_role", "system") in ("system", "user")
         assert quirks.get("call_id_length", 9) in range(8, 65), "shorter ones would not differ"
+        prefix = quirks.get("prefix") or {}
+        assert prefix.keys() <= {"message", "body", "path", "echoes"}
+        assert all(FIELD.fullmatch(field) for field in (*prefix.get("message", ()), *prefix.get("body", ())))
+        assert prefix.get("path", "/").startswith("/")
 
 
 @pytest.mark.parametrize("name", NAMES)

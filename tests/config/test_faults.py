@@ -43,6 +43,14 @@ FAULTS: list[tuple[str, list[str]]] = [
         "server: {drain: {delay: 2}}",
         ["1:25: delay: '2': a duration is needed (write a number with its unit: 250ms, 3s, 2m or 1h)"],
     ),
+    (
+        "chains: {a: {targets: [demo/chat], quality: {min: 0.6, judge: nope, judge_budget: {usd: 1}}}}",
+        ["1:63: unknown model 'nope' (write a chain, or provider/model of a provider in this file)"],
+    ),
+    (
+        "chains: {smart: [demo/chat], a: {targets: [demo/chat], quality: {min: 0.6, judge: smrat, judge_budget: {usd: 1}}}}",
+        ["1:83: unknown model 'smrat' (did you mean 'smart'?)"],
+    ),
     ("auth: nobody", ["1:7: auth: 'nobody': not one of the words known here (write none)"]),
     ("auth: {admin_token: ''}", ["1:21: 'admin_token' is empty (write a variable such as ${NAME}, or remove the line)"]),
     ("auth:\n  admin_token:", ["2:15: 'admin_token' is empty (write a variable such as ${NAME}, or remove the line)"]),
@@ -188,8 +196,30 @@ FAULTS: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "chains: {smart: {targets: [openai/gpt-4o], strategy: weighted}}",
-        ["1:54: strategy: 'weighted' is not yet supported (write order, or remove the line)"],
+        "chains: {smart: {targets: [openai/gpt-4o], hedge: {after: soon, max_extra_cost: 500%}}}",
+        [
+            "1:59: after: 'soon': a percentile or a time is needed (write p95, or such as 800ms)",
+            "1:81: max_extra_cost: '500%': a share is needed (write something between 0% and 100%, such as 5%)",
+        ],
+    ),
+    (
+        "chains: {smart: {targets: [{weight: 2}, {target: openai/gpt-4o, static: 'no'}, openai/gpt-4o]}}",
+        [
+            "1:28: a target is a model or a static answer (write one of target and static)",
+            "1:41: a target is a model or a static answer (write one of target and static)",
+        ],
+    ),
+    (
+        "chains: {smart: {targets: [openai/gpt-4o], weights: {capability: 0, cost: 0, performance: 0, availability: 0}}}",
+        ["1:44: weights: nothing counts (write one that is above 0)"],
+    ),
+    (
+        "chains: {smart: {targets: [openai/gpt-4o], quality: {min: 0.5, judge: openai/gpt-4o}}}",
+        ["1:71: judge: each answer would cost a second one (write judge_budget: {usd: 5, per: month}, too)"],
+    ),
+    (
+        "providers: {static: {dialect: openai, base_url: 'http://a.test'}}",
+        ["1:13: 'static' is who gives static answers (give the provider another name)"],
     ),
     (
         "chains: {smart: {targets: [openai/gpt-4o], strategy: wieghted}}",
@@ -207,10 +237,7 @@ FAULTS: list[tuple[str, list[str]]] = [
     ),
     (
         "chains: {smart: {targets: [{model: x}]}}",
-        [
-            "1:28: 'target' is missing (write for example target: openai/gpt-5)",
-            "1:29: unknown key 'model' (known here: timeouts, retries, circuit, target, weight)",
-        ],
+        ["1:29: unknown key 'model' (known here: timeouts, retries, circuit, target, static, weight)"],
     ),
     ("chains: {smart: [5]}", ["1:18: smart: '5': text is needed (put it in quotes)"]),
     ("clients: {a: {}}", ["1:11: client 'a' has no key (write key: ${A_KEY})"]),

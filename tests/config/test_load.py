@@ -16,7 +16,16 @@ from proxy.config.faults import ConfigError, ConfigFault
 from proxy.config.load import Overrides, load
 from proxy.config.settings import MAX_MEMOISED_MODELS, Settings
 from proxy.core.limits import Budget
-from proxy.core.target import NO_CREDENTIAL, CircuitSettings, Price, Timeouts
+from proxy.core.target import (
+    NO_CREDENTIAL,
+    CacheSettings,
+    CircuitSettings,
+    HedgeSettings,
+    Price,
+    QualitySettings,
+    Timeouts,
+    Weights,
+)
 
 unit = pytest.mark.unit
 HERE = Path(__file__).parent
@@ -65,14 +74,21 @@ def test_an_every_day_file_loads_whole() -> None:
 
 
 @unit
-def test_of_the_whole_vocabulary_only_what_is_not_yet_supported_is_told(tmp_path: Path) -> None:
+def test_the_whole_vocabulary_is_taken_without_a_word(tmp_path: Path) -> None:
     text = (HERE / "whole_vocabulary.yaml").read_text()
     environ = {name: f"https://k.test/{name}" for name in re.findall(r"\$\{([A-Z_]+)\}", text)}
     environ |= {"GROQ_API_KEY": "k-groq", "OPENAI_API_KEY": "k-openai"}
-    loaded = warnings(read(text, tmp_path, **environ))
-    assert len(loaded) == 9
-    assert [warning for warning in loaded if "not yet supported" not in warning] == [
-        "11:5: 'region' means nothing to dialect openai (remove it)"
+    settings = read(text, tmp_path, **environ)
+    assert warnings(settings) == []
+    smart = settings.chains["smart"]
+    assert (smart.strategy, smart.on_break, smart.weights) == ("order", "continue", Weights())
+    assert smart.cache == CacheSettings(ttl_s=3600.0, max_entries=10000)
+    assert smart.quality == QualitySettings(0.6, "openai/gpt-5-mini", Budget(5 * 10**9, "month", hard=True))
+    assert smart.hedge == HedgeSettings(after=0.95, after_s=None, max_extra=0.05)
+    assert [(one.weight, one.quality, one.expected_first_token_s, one.answer) for one in smart.targets] == [
+        (1.0, 78.0, 0.3, None),
+        (2.0, None, None, None),
+        (1.0, None, None, "Please try later."),
     ]
 
 
@@ -101,6 +117,54 @@ def test_any_one_key_makes_the_default_chain_work(key: str) -> None:
     assert [target.provider.enabled for target in settings.chains["default"].targets].count(True) == 1
     assert "default" in dict(settings.listed_models())
     assert settings.warnings == ()
+
+
+@unit
+def test_auto_means_every_target_that_the_file_names(tmp_path: Path) -> None:
+    text = """
+providers:
+  groq: {api_key: k-1, models: {small: {context: 8192}, "big-*": {}}}
+  openai: {api_key: k-2}
+chains:
+  a: [openai/gpt-5, {static: later}, demo/chat]
+  "w-*": [openai/*]
+  b: [groq/medium, openai/gpt-5]
+clients: {c: {key: k-3, chains: [auto]}}
+cache: {ttl: 1h}
+"""
+    settings = read(text, tmp_path)
+    auto = settings.resolve("auto")
+    assert auto is not None
+    assert (auto.name, auto.strategy, auto.direct) == ("auto", "score", False)
+    assert [target.name for target in auto.targets] == ["openai/gpt-5", "groq/medium", "groq/small"]
+    assert auto.cache == CacheSettings(ttl_s=3600.0)
+    assert auto is settings.resolve("auto")
+    assert names(read(f"{text.replace('b: ', 'auto: ')}", tmp_path), "auto") == ["groq/medium", "openai/gpt-5"], (
+        "a chain goes first"
+    )
+    assert read("chains: {a: [demo/chat], '*': [demo/*]}", tmp_path).resolve("auto") is not None, "the wildcard"
+    assert read("chains: {a: [demo/chat]}", tmp_path).resolve("auto") is None
+
+
+@unit
+@pytest.mark.parametrize(
+    ("file", "chain", "expected"),
+    [
+        (None, None, None),
+        (None, "{}", CacheSettings()),
+        (None, "{ttl: 1h}", CacheSettings(ttl_s=3600.0)),
+        ("{store: sqlite, max_bytes: 1MiB}", None, CacheSettings(store="sqlite", max_bytes=1 << 20)),
+        ("{store: sqlite, ttl: 1m}", "{ttl: 1h, every: true}", CacheSettings(store="sqlite", ttl_s=3600.0, every=True)),
+        ("{}", "{enabled: false}", CacheSettings(enabled=False)),
+        ("{enabled: false}", None, CacheSettings(enabled=False)),
+        ("{enabled: false}", "{enabled: true}", CacheSettings()),
+    ],
+)
+def test_a_chains_cache_is_laid_over_the_files(
+    file: str | None, chain: str | None, expected: CacheSettings | None, tmp_path: Path
+) -> None:
+    text = f"chains: {{a: {{targets: [demo/chat]{f', cache: {chain}' if chain else ''}}}}}\n" + (f"cache: {file}" if file else "")
+    assert read(text, tmp_path).chains["a"].cache == expected
 
 
 @unit

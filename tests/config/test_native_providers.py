@@ -221,11 +221,17 @@ def test_an_address_says_where_it_stands(text: str, environ: dict[str, str], tmp
     assert (provider.disabled, provider.region, provider.signs) == (None, None, True)
 
 
-@pytest.mark.parametrize("name", ["region", "project", "location"])
+@pytest.mark.parametrize("name", ["project", "location"])
 def test_a_place_that_means_nothing_to_the_dialect_is_warned_of(name: str, tmp_path: Path) -> None:
     settings = read(f"providers: {{demo: {{{name}: us-east-1}}}}", tmp_path)
     assert warnings(settings) == [f"1:20: '{name}' means nothing to dialect openai (remove it)"]
     assert settings.providers["demo"].enabled
+
+
+def test_a_region_is_a_tag_where_the_dialect_has_none(tmp_path: Path) -> None:
+    settings = read("providers: {groq: {api_key: k-123456789012, region: eu}}", tmp_path, GROQ="x")
+    assert settings.providers["groq"].region == "eu"
+    assert [warning for warning in warnings(settings) if "region" in warning] == []
 
 
 @pytest.mark.parametrize(

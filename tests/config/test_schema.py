@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticCustomError
 
-from proxy.config.jsonschema import LATER, schema_text
+from proxy.config.jsonschema import schema_text
 from proxy.config.messages import as_yaml
 from proxy.config.schema import (
     DURATION_UNITS,
@@ -21,7 +21,6 @@ from proxy.config.schema import (
     Section,
     Tuning,
     arms,
-    later_of,
     parse_duration,
     parse_size,
     parse_timeout,
@@ -50,6 +49,10 @@ HEADINGS: dict[str, tuple[str | int, ...]] = {
     "quotas": ("providers", "x", "quotas", 0),
     "chains": ("chains", "x"),
     "targets": ("chains", "x", "targets", 0),
+    "weights": ("chains", "x", "weights"),
+    "cache": ("cache",),
+    "quality": ("chains", "x", "quality"),
+    "hedge": ("chains", "x", "hedge"),
     "clients": ("clients", "x"),
     "budget": ("clients", "x", "budget"),
     "departments and agents": ("departments", "x"),
@@ -77,10 +80,8 @@ def sections(kind: object = File) -> typing.Iterator[type[Section]]:
 
 def row(section: type[Section], name: str) -> str:
     field = section.model_fields[name]
-    later = later_of(section, name)
-    description = f"{field.description} {LATER[later]}" if later else field.description
     example = f"`{name}: {as_yaml(field.examples[0])}`" if field.examples else ""
-    return f"| `{name}` | {description} | {example} |"
+    return f"| `{name}` | {field.description} | {example} |"
 
 
 def chapter(heading: str) -> str:

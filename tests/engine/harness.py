@@ -4,7 +4,7 @@ write into one list, so that a test can say what came before what."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -40,6 +40,7 @@ from proxy.engine.services import Services
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle
 from proxy.routing.retry_budget import RetryBudgets
+from proxy.server.fiber import Fiber
 
 WALL = 1_800_000_000.0
 JSON = ((b"content-type", b"application/json"),)
@@ -64,12 +65,14 @@ class Clock:
 
 @dataclass
 class Reply:
-    """What an upstream does with one call. A piece may be bytes, FOREVER, an error to raise, or something to do first."""
+    """What an upstream does with one call. A piece may be bytes, FOREVER, an error to raise, seconds to wait on the loop, or something
+    to do first. `head_s`: seconds on the loop until the head comes; `takes_s`: by how much the clock is put forward meanwhile."""
 
-    pieces: Sequence[bytes | Exception | Callable[[], None]] = ()
+    pieces: Sequence[bytes | Exception | float | Callable[[], None]] = ()
     status: int = 200
     headers: HeaderList = JSON
     takes_s: float = 0.0
+    head_s: float = 0.0
 
 
 Script = Reply | Exception | bytes  # bytes: the head never comes
@@ -109,7 +112,10 @@ class Response:
                 await asyncio.Event().wait()
             if isinstance(piece, bytes):
                 return piece
-            piece()
+            if isinstance(piece, float):
+                await asyncio.sleep(piece)
+            else:
+                piece()
         return b""
 
     def close(self) -> None:
@@ -136,6 +142,8 @@ class Upstream:
         if isinstance(reply, Exception):
             raise reply
         assert isinstance(reply, Reply)
+        if reply.head_s:
+            await asyncio.sleep(reply.head_s)
         self._world.clock.now += reply.takes_s
         return Response(self._world, reply, call)
 
@@ -258,6 +266,8 @@ class RecordingMeter:
         self.attempts: list[tuple[str, str]] = []
         self.failovers: list[tuple[str, str, str]] = []
         self.fallbacks: list[str] = []
+        self.hedges: list[tuple[str, str]] = []
+        self.measured: list[tuple[str, float, bool]] = []  # target, quality, whether it was low
         self.counts: list[str] = []
 
     def request_started(self) -> None:
@@ -288,6 +298,12 @@ class RecordingMeter:
 
     def fell_back(self, chain: str) -> None:
         self.fallbacks.append(chain)
+
+    def hedged(self, chain: str, result: str) -> None:
+        self.hedges.append((chain, result))
+
+    def answer_measured(self, provider: str, model: str, quality: float, *, low: bool) -> None:
+        self.measured.append((f"{provider}/{model}", quality, low))
 
     def rejected(self, reason: str) -> None:
         self.counts.append(f"rejected {reason}")
@@ -356,7 +372,7 @@ class Counter:
 class Served:
     """One request, and what it has come to. Its control exists once its task has begun."""
 
-    def __init__(self, sink: RecordingSink, task: asyncio.Task[None], controls: list[Control]) -> None:
+    def __init__(self, sink: RecordingSink, task: asyncio.Future[None], controls: list[Control]) -> None:
         self.sink = sink
         self.task = task
         self._controls = controls
@@ -452,10 +468,11 @@ class World:
         wishes: Wishes = NO_WISHES,
         model: str = "smart",
         tags: Tags = TAGS,
+        fiber: bool = False,
         **body: Any,
     ) -> Served:
-        """Begins a request; its task runs on the loop from now on. With an `input` it asks for embeddings. A client is configured
-        besides those that are."""
+        """Begins a request; its task, or fiber as on the fast lane, runs on the loop from now on. With an `input` it asks for embeddings.
+        A client is configured besides those that are."""
         if "input" in body:
             request = self.services.embeddings_inbound.decode_request(orjson.dumps({"model": model, **body}))
         else:
@@ -483,7 +500,7 @@ class World:
             controls.append(Control(task))
             await Relay(self.services, self.heads, controls[0], exchange, sink).serve()
 
-        task = asyncio.get_running_loop().create_task(run())
+        task = asyncio.get_running_loop().create_task(run()) if not fiber else in_fiber(run())
         return Served(sink, task, controls)
 
     async def serve(self, **how: Any) -> Served:
@@ -495,8 +512,8 @@ class World:
     async def interrupted(self, interrupt: Callable[[Served], None], **how: Any) -> Served:
         """One request that is interrupted as soon as it waits for its upstream or its caller."""
         served = self.start(**how)
-        waits = asyncio.create_task(self.waiting.wait())
-        await asyncio.wait({served.task, waits}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {served.task, asyncio.create_task(self.waiting.wait())}
+        await asyncio.wait(either, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         assert not served.task.done(), "it ended without having to wait"
         interrupt(served)
         await asyncio.wait_for(served.task, 5)
@@ -546,11 +563,34 @@ class World:
         assert len(self.log.requests) == self.ids
         assert all(one.in_flight == 0 for one in self.services.deployments.snapshot(self.clock.now))
         assert len(self.services.deadlines) == 0
+        begun_not_sent = 0
         for position, (what, value) in enumerate(self.events):
+            if what == "B":
+                begun_not_sent += 1
             if what == "send":
-                assert self.events[position - 1][0] == "B", "sent before its begin record"
+                assert begun_not_sent > 0, "sent before its begin record"
+                begun_not_sent -= 1
             if what in ("respond", "finish") and not any(kind in ("E", "R") for kind, _ in self.events[:position]):
                 raise AssertionError(f"last bytes before the end record: {value!r}")
+
+
+def in_fiber(request: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+    """Done when the request is, and with what it ended with."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    async def run() -> None:
+        try:
+            await request
+        except asyncio.CancelledError:
+            ended.cancel()
+        except BaseException as fault:  # noqa: BLE001 - as of a task, it is whose who waits for its end
+            ended.set_exception(fault)
+        else:
+            ended.set_result(None)
+
+    loop.call_soon(Fiber(loop).start, run())
+    return ended
 
 
 def settings(chain: Chain) -> Settings:
@@ -627,7 +667,7 @@ def whole(text: str = "Hi", *, usage: object = USAGE, headers: HeaderList = JSON
     return Reply([orjson.dumps(body)], headers=headers)
 
 
-def streamed(*pieces: bytes | Exception | Callable[[], None]) -> Reply:
+def streamed(*pieces: bytes | Exception | float | Callable[[], None]) -> Reply:
     return Reply(pieces or (ROLE, HI, STOP, COUNTED, DONE), headers=SSE)
 
 

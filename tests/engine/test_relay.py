@@ -265,7 +265,7 @@ async def test_attempts_are_at_most_one_more_than_the_chain_is_long(length: int)
     scripts: dict[str, Any] = {name: refusal(500) for name in "abcdef"[:length]}
     around = world(**scripts)
     served = await around.serve()
-    assert len(around.begins) == around.end.attempts == (2 if length == 1 else length)
+    assert len(around.begins) == around.end.attempts == length + 1
     assert served.sink.status == 502
     around.check_books()
 

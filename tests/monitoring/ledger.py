@@ -18,7 +18,7 @@ GROUPS = ("provider", "model", "chain", "client", "department", "agent", "task",
 COUNTED = (
     "requests ok failed rejected interrupted client_gone failed_over attempts attempts_ok attempts_failed input_tokens "
     "cached_input_tokens cache_write_tokens output_tokens reasoning_tokens input_audio_tokens output_audio_tokens at_risk_tokens "
-    "unpriced_attempts estimated_attempts"
+    "unpriced_attempts estimated_attempts cache_hits rated"
 ).split()
 TIMES = "p50_ms p95_ms p99_ms first_token_p50_ms first_token_p95_ms first_token_p99_ms".split()
 
@@ -185,5 +185,8 @@ def _sum(calls: Sequence[Call], percentiles: bool) -> Record:
         "tokens_per_call": (sums["input_tokens"] + sums["output_tokens"]) / count if count else None,
         "mean_duration_ms": sum(durations) / count if count else None,
         "mean_first_token_ms": None,
+        "saved_usd": "0",
+        "cache_hit_rate": 0.0 if count else None,
+        "mean_quality": None,
         **(times if percentiles else {}),
     }

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from proxy.accounting.pricing import Rates, rates_of_price
 from proxy.config.load import load
 from proxy.config.settings import Settings
 from proxy.core.money import usd_to_nusd
-from proxy.core.target import Target
+from proxy.core.target import QualitySettings, Target
 from proxy.monitoring.advice import DAY_MS, MIN_CALLS, WINDOW_DAYS, Advice, Evidence, Kind, _rounded_up, advise, read_evidence
 from proxy.monitoring.lifespan import Profile
 from proxy.monitoring.outlook import Pace
@@ -204,6 +205,41 @@ def test_a_first_target_that_fails_often_is_named_with_its_reasons(settings: Set
 )
 def test_a_first_target_that_does_well_or_has_no_other_is_left_alone(settings: Settings, rows: list[dict[str, Any]]) -> None:
     assert of_kind("failing_first", advise(evidence(settings, targets=rows))) == []
+
+
+LOW_MOVES = [
+    {"chain": "smart", "from": "openai/gpt-4o", "to": "together/moonshotai/Kimi-K2", "reason": "quality", "count": 12},
+    {"chain": "smart", "from": "openai/gpt-4o", "to": "together/moonshotai/Kimi-K2", "reason": "5xx", "count": 90},
+    {"chain": "other", "from": "openai/gpt-4o", "to": None, "reason": "quality", "count": 400},
+]
+
+
+def gated(settings: Settings) -> Settings:
+    smart = replace(settings.chains["smart"], quality=QualitySettings(0.6))
+    return replace(settings, chains={**settings.chains, "smart": smart})
+
+
+def test_a_target_whose_answers_are_low_again_and_again_is_named_with_a_better_one(settings: Settings) -> None:
+    rows = [
+        {**row("openai/gpt-4o"), "rated": 28, "mean_quality": 0.7},
+        {**row("together/moonshotai/Kimi-K2"), "rated": 20, "mean_quality": 0.93},
+    ]
+    (advice,) = of_kind("low_quality", advise(evidence(gated(settings), targets=rows, moves=LOW_MOVES)))
+    assert advice.title == "smart: 30 % of the answers of openai/gpt-4o are low"
+    assert advice.text.startswith("12 of 40 whole answers of openai/gpt-4o measured below 0.6")
+    assert advice.text.endswith("together/moonshotai/Kimi-K2 measures 0.93 on average: put it first.")
+    assert advice.source.startswith("/api/v1/monitoring/fallback-stats?")
+
+
+@pytest.mark.parametrize("rated", [0, 7, 49], ids=["none given", "too few", "too small a share"])
+def test_few_low_answers_say_nothing(settings: Settings, rated: int) -> None:
+    rows = [{**row("openai/gpt-4o"), "rated": rated, "mean_quality": None}]
+    assert of_kind("low_quality", advise(evidence(gated(settings), targets=rows, moves=LOW_MOVES))) == []
+
+
+def test_without_a_gate_no_answer_is_low(settings: Settings) -> None:
+    rows = [{**row("openai/gpt-4o"), "rated": 28, "mean_quality": 0.7}]
+    assert of_kind("low_quality", advise(evidence(settings, targets=rows, moves=LOW_MOVES))) == []
 
 
 def test_a_model_whose_p95_is_out_of_line_is_named(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from proxy.core.alerts import ALERT_KINDS, Levels
 from proxy.core.limits import HealthSettings
 from proxy.core.money import usd_to_nusd
 from proxy.core.target import Chain, Credential, Provider, Secret, Target
-from proxy.monitoring.conditions import ChainFlow, Condition, Observation, observe, rate_key, seconds_to_limit, unseen
+from proxy.monitoring.conditions import AnswerFlow, ChainFlow, Condition, Observation, observe, rate_key, seconds_to_limit, unseen
 from proxy.monitoring.live import Seen
 from tests.engine.harness import settings as settings_of
 
@@ -117,6 +117,12 @@ HOLDS = {
     "many errors": (Observation(traffic=traffic(attempts=10, failed=2)), ("error_rate", "groq", "error")),
     "a late first token": (Observation(traffic=tokens(600, 300)), ("first_token", "groq", "warning")),
     "a very late first token": (Observation(traffic=tokens(1200, 300)), ("first_token", "groq", "error")),
+    "low answers": (
+        Observation(
+            answers=[AnswerFlow("groq", "llama", 10, 2), AnswerFlow("openai", "gpt-5", 9, 9), AnswerFlow("xai", "grok", 20, 3)]
+        ),
+        ("quality", "groq/llama", "warning"),
+    ),
     "no price": (Observation(unpriced=[("my-vllm", "qwen3")]), ("unpriced_model", "my-vllm/qwen3", "warning")),
     "lag": (Observation(ledger_lag_s=30.0), ("ledger_lag", "ledger", "warning")),
     "much lag": (Observation(ledger_lag_s=300.0), ("ledger_lag", "ledger", "error")),
@@ -270,5 +276,7 @@ def test_of_what_cannot_be_seen_nothing_follows() -> None:
     kinds_that_are_always_seen = {"config_reload", "ledger_writes"}
     assert unseen(Observation()) == set(ALERT_KINDS) - kinds_that_are_always_seen
     assert unseen(Observation(budgets=[], quotas=[])) == set(ALERT_KINDS) - kinds_that_are_always_seen - {"budget", "quota"}
-    everything = Observation(cards=[], traffic={}, budgets=[], quotas=[], rates=[], chains=[], unpriced=[], ledger_lag_s=0.0)
+    everything = Observation(
+        cards=[], traffic={}, budgets=[], quotas=[], rates=[], chains=[], answers=[], unpriced=[], ledger_lag_s=0.0
+    )
     assert unseen(everything) == set()

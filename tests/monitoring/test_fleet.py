@@ -105,11 +105,14 @@ def test_the_lead_sees_everybodys_counts(memory: Memory) -> None:
     lead.attempts(3)
     other.attempts(4)
     other.metrics.fell_back("smart")
+    lead.metrics.answer_measured("openai", "gpt-5", 0.9, low=False)
+    other.metrics.answer_measured("openai", "gpt-5", 0.2, low=True)
     other.fleet.publish(1.0)
 
     assert lead.answered() == 7
     assert lead.fleet.attempts() == {("openai", "gpt-5", "ok"): 7}
     assert lead.fleet.answered_by_chain() == {"smart": (7, 1)}
+    assert lead.fleet.measured_by_model() == {("openai", "gpt-5"): (2, 1)}
 
 
 def test_what_a_worker_had_counted_its_successor_goes_on_with(memory: Memory) -> None:

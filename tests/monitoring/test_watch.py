@@ -30,6 +30,7 @@ class Place:
     now: float = 1000.0
     answered: dict[str, tuple[int, int]] = field(default_factory=dict)
     unpriced: dict[tuple[str, str], int] = field(default_factory=dict)
+    measured: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     budgets: list[BudgetState] | None = None
     rates: Sequence[RateState] = ()
     lag_s: float | Exception | None = None
@@ -51,6 +52,7 @@ class Place:
                 rates=lambda: self.rates,
                 answered=lambda: dict(self.answered),
                 unpriced=lambda: dict(self.unpriced),
+                measured=lambda: dict(self.measured),
                 ledger_lag_s=self.ledger_lag_s,
                 config_problem=lambda: self.problem,
             ),
@@ -106,6 +108,19 @@ async def test_a_chain_that_is_new_counts_from_nothing() -> None:
     place = Place()
     place.answered["smart"] = (4, 1)
     assert await place.look() == [("raised", "fallback_used")]
+
+
+async def test_low_answers_are_told_by_their_share_of_the_last_five_minutes() -> None:
+    place = Place(measured={("groq", "llama"): (500, 400)})
+    assert await place.look() == []
+    place.measured["groq", "llama"] = (520, 403)
+    assert await place.look() == [], "fewer than a fifth"
+    place.measured["groq", "llama"] = (525, 408)
+    assert await place.look() == [("raised", "quality")]
+    (alert,) = place.desk.alerts()
+    assert (alert["subject"], alert["value"]) == ("groq/llama", 8 / 25)
+    assert await place.look(WINDOW_S) == []
+    assert await place.look(60.0) == [("resolved", "quality")]
 
 
 async def test_a_model_without_a_price_is_told_when_it_consumes_and_over_an_hour_later() -> None:

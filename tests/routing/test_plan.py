@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -6,6 +7,8 @@ import pytest
 from proxy.core.allowance import Ask
 from proxy.core.limits import RateLimits
 from proxy.core.target import Chain, Credential, Provider, Secret, Target
+from proxy.routing.choice import Facts
+from proxy.routing.chosen import choose
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle, Plan, backoff_s, larger_context, plan
 from proxy.routing.verdict import Effect
@@ -51,8 +54,6 @@ def test_the_order_is_the_chains_and_healthy_plans_share_their_lists() -> None:
     first, second = (plan(abc, state, 0.0, needs=NOTHING) for _ in range(2))
     assert names(first) == ["a", "b", "c"]
     assert first.trace is second.trace
-    assert names(plan(abc, state, 0.0, needs=NOTHING, prefer="b")) == ["b", "a", "c"]
-    assert names(plan(abc, state, 0.0, needs=NOTHING, prefer="nobody")) == ["a", "b", "c"]
 
 
 def test_every_target_has_its_line() -> None:
@@ -146,8 +147,10 @@ def test_a_model_lacks_what_its_provider_lacks_and_more_unless_a_list_says_what_
 
 def test_a_context_that_is_too_small_is_passed_over_but_an_estimate_leaves_something() -> None:
     small, large = target("a", context=10), target("b", context=1000)
-    assert names(plan(chain(small, large), deployments(), 0.0, needs=NOTHING, request_tokens=100)) == ["b"]
-    assert names(plan(chain(small), deployments(), 0.0, needs=NOTHING, request_tokens=100)) == ["a"]
+    facts = Facts(input_tokens=100)
+    made = choose(replace(chain(small, large), strategy="score"), deployments(), 0.0, facts)
+    assert (names(made), made.trace[1]["skipped"]) == (["b"], "a context of 10 tokens is too small")
+    assert names(choose(replace(chain(small), strategy="score"), deployments(), 0.0, facts)) == ["a"]
     assert larger_context(large, small)
     assert not larger_context(small, large)
     assert not larger_context(target("c"), small)

@@ -20,7 +20,7 @@ from proxy.core.errors import (
 )
 from proxy.core.redact import MASK, Redactor
 from proxy.engine.answers import error_headers, header_value
-from proxy.server.gateway import prefer_of, tags_of
+from proxy.server.gateway import tags_of
 
 pytestmark = pytest.mark.unit
 
@@ -108,9 +108,3 @@ def test_a_key_where_a_tag_belongs_is_none() -> None:
 @pytest.mark.parametrize("value", [b"", b"a\tb", "a\u202eb".encode(), b"x" * 129])
 def test_a_header_that_is_no_tag_changes_nothing(value: bytes) -> None:
     assert tags_of(request(Tags(task="m-task")), {b"x-tollbridge-task": value}, None).task == "m-task"
-
-
-def test_a_preference_is_a_name_or_none() -> None:
-    assert prefer_of({}) is None
-    assert prefer_of({b"x-tollbridge-prefer": b" groq "}) == "groq"
-    assert prefer_of({b"x-tollbridge-prefer": b"\xff"}) == "ÿ"

@@ -218,7 +218,7 @@ def test_every_answer_has_the_shape_that_it_is_described_with(client: Client, na
         assert found["data"], f"{name} has nothing to be checked"
 
 
-EMPTY = {"GET /api/v1/monitoring/budget-alerts"}
+EMPTY = {"GET /api/v1/monitoring/budget-alerts", "GET /api/v1/cache"}
 
 
 @integration
@@ -227,6 +227,36 @@ def test_an_error_has_its_shape_too(client: Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status in (400, 404)
     assert list(faults(answer.json, SCHEMAS["Error"], {})) == []
+
+
+@integration
+def test_which_way_a_request_would_go(client: Client) -> None:
+    before = asked(client, "/api/v1/usage")["data"][0]["requests"]
+    body = {"model": "smart", "request": {"messages": [{"role": "user", "content": "Hello"}]}, "client": "caller"}
+    answer = client.request("POST", "/api/v1/explain", {**body, "headers": {"x-tollbridge-prefer": "fake"}})
+    assert answer.status == 200
+    described = asked(client, "/api/v1/openapi.json")
+    schema = described["paths"]["/api/v1/explain"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert list(faults(answer.json, schema, described)) == []
+    assert (answer.json["chain"], answer.json["state"], answer.json["order"][0]) == ("smart", "live", "fake/ok")
+    assert asked(client, "/api/v1/usage")["data"][0]["requests"] == before
+
+
+@integration
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"model": "nobody-has-it"}, 404, "model"),
+        ({"model": "smart", "client": "nobody"}, 400, "client"),
+        ({"model": "smart", "request": {"messages": 7}}, 400, "messages"),
+        ({"model": "smart", "headers": {"x-tollbridge-max-latency": "soon"}}, 400, "x-tollbridge-max-latency"),
+        ({"models": "smart"}, 400, "models"),
+        (b"{", 400, None),
+    ],
+)
+def test_what_cannot_be_explained(client: Client, body: Any, status: int, param: str | None) -> None:
+    answer = client.request("POST", "/api/v1/explain", body)
+    assert (answer.status, answer.error["param"]) == (status, param)
 
 
 # -- the figures

@@ -9,11 +9,11 @@ import sys
 from types import ModuleType
 
 from proxy.cli import main
-from proxy.engine import attempt, relay
+from proxy.engine import attempt, ends
 from proxy.server import protocol
 
 PATIENCE_S = {"HEAD_S": 2.0, "BODY_S": 3.0, "BODY_GRACE_S": 1.5, "WRITE_STALL_S": 2.0}
-_MODULES: tuple[ModuleType, ...] = (protocol, relay, attempt)
+_MODULES: tuple[ModuleType, ...] = (protocol, ends, attempt)
 
 
 def shorten() -> None:

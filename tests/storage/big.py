@@ -45,6 +45,36 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ULID = " || ".join([f"substr('{_ALPHABET}', (time_ms >> {shift} & 31) + 1, 1)" for shift in range(45, -1, -5)])
 
 
+# In the first releases every trace was with its kind, so that a request with one of its own was of a kind of its own.
+KINDS_THEN = "agent, task, chain, stream, config, upstream_model, http_status, finish_reason, error_code, trace, dropped"
+TRACES_AS_THEN = (
+    "CREATE TEMP TABLE own AS SELECT id, 1000000 + row_number() OVER () AS kind, trace FROM {now}.request_extras",
+    f"""INSERT INTO main.request_kinds (id, key, {KINDS_THEN})
+    SELECT o.kind, 'own ' || o.kind, agent, task, chain, stream, config, upstream_model,
+        http_status, finish_reason, error_code, o.trace, dropped
+    FROM own AS o JOIN {{now}}.request_rows AS r ON r.id = o.id JOIN {{now}}.request_kinds AS k ON k.id = r.kind""",
+    "UPDATE main.request_rows SET kind = (SELECT kind FROM own WHERE own.id = request_rows.id) WHERE id IN (SELECT id FROM own)",
+)
+
+# what the fourth migration brought, taken back
+AS_IN_VERSION_3 = (
+    "DROP VIEW requests",
+    "DROP VIEW usage_hourly",
+    "DROP VIEW usage_daily",
+    *[sql.format(now="main") for sql in TRACES_AS_THEN],
+    "DROP TABLE request_extras",
+    "ALTER TABLE request_kinds DROP COLUMN asked",
+    *[
+        f"ALTER TABLE {table} DROP COLUMN {name}"
+        for table in ("hourly_sums", "daily_sums", "past_daily_sums")
+        for name in ("cache_hits", "saved_nusd", "rated", "quality_ppm")
+    ],
+    "CREATE VIEW requests AS SELECT 1",
+    "CREATE VIEW usage_hourly AS SELECT 1",
+    "CREATE VIEW usage_daily AS SELECT 1",
+)
+
+
 def first_release(path: Path) -> sqlite3.Connection:
     """A ledger with the tables of the first migration and nothing in them; open."""
     connection = sqlite3.connect(path, isolation_level=None)

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.accounting.records import Record
+from proxy.accounting.records import Record, Rejected
 from proxy.storage.drainer import Drainer
 from proxy.storage.histogram import counted
 from proxy.storage.sqlite import LEDGER, open_writer
-from tests.storage.big import first_release
+from tests.storage.big import KINDS_THEN, TRACES_AS_THEN, first_release
 from tests.storage.records import (
     NOW_MS,
+    TRACE,
     Wall,
     begin,
     checked,
@@ -60,6 +61,28 @@ def story(number: int, kind: str, time_ms: int) -> list[Record]:
                 progress(request, 12),
                 end(request, cost_nusd=None, usage_source="counted"),
             ]
+        case "hedged":  # the first wins; what lost ends before it or, as far as the journal goes, after it
+            lost = {"attempt": 2, "target": "p2/gpt-4o", "error": "hedged_out", "ms": 4.0, "then": "lost"}
+            won = end(request, end=closed(attempts=2, trace=[*TRACE, lost], extra={"hedged": True}))
+            loser = end(request, 2, provider="p2", outcome="failed", credential="key2")
+            ends = [won, loser] if number % 2 else [loser, won]
+            return [begin(request), begin(request, 2, "p2"), *ends]
+        case "gated":  # the second was asked for a better answer, and the first was better
+            poor = {"attempt": 1, "target": "openai/gpt-4o", "quality": 0.41, "parts": {}, "then": "next"}
+            extra = {"answered": 1, "quality": 0.41, "asked": {"needs": ["tools"], "tokens": 12}}
+            ending = closed(attempts=2, trace=[*TRACE, poor], extra=extra, finish_reason="length")
+            second = end(request, 2, provider="p2", credential="key2", finish_reason="length", end=ending)
+            return [begin(request), end(request, end=None), begin(request, 2, "p2"), second]
+        case "cached":
+            whose = {
+                "provider": "groq",
+                "model": "llama",
+                "of": "01MCC5RM000000000000000000",
+                "input_tokens": 3,
+                "output_tokens": 4,
+            }
+            extra = {"cache": {"state": "hit", "saved_nusd": None if number % 2 else 1_230_000, **whose}, "quality": 0.9}
+            return [Rejected(request, closed(attempts=0, trace=TRACE, extra=extra))]
         case "gone":
             gone = closed("client_gone", http_status=499)
             return [begin(request), progress(request, 3), end(request, outcome="client_gone", end=gone)]
@@ -67,14 +90,15 @@ def story(number: int, kind: str, time_ms: int) -> list[Record]:
             return [begin(request), progress(request, 40)]
 
 
-KINDS = st.sampled_from(["whole", "failover", "walk", "rejected", "stream", "gone", "running", "check", "alert"])
-STORIES = st.lists(st.tuples(KINDS, st.integers(0, 3)), min_size=1, max_size=8)
+PLAIN = ("whole", "failover", "walk", "rejected", "stream", "gone", "running", "check", "alert")
+KINDS = (*PLAIN, "hedged", "gated", "cached")
 
 
 @st.composite
-def interleaved(draw: st.DrawFn) -> list[Record]:
+def interleaved(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> list[Record]:
     """Several requests at once: each one's records in order, the requests mixed."""
-    stories = [story(number, kind, NOW_MS + hour * 3_600_000) for number, (kind, hour) in enumerate(draw(STORIES))]
+    told = draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 3)), min_size=1, max_size=8))
+    stories = [story(number, kind, NOW_MS + hour * 3_600_000) for number, (kind, hour) in enumerate(told)]
     mixed: list[Record] = []
     while stories:
         chosen = draw(st.integers(0, len(stories) - 1))
@@ -150,6 +174,9 @@ def test_the_sums_are_the_rows_added_up(records: list[Record], batch: int) -> No
         assert sum(row["unpriced"] for row in sums) == sum(bool(r["usage_source"]) and r["cost_nusd"] is None for r in settled)
         assert sum(row["attempts"] for row in sums) == len(settled)
         assert sum(row["requests"] for row in sums) == len(ended)
+        assert sum(row["cache_hits"] for row in sums) == sum(row["cache"] == "hit" for row in ended)
+        assert sum(row["saved_nusd"] for row in sums) == sum(row["saved_nusd"] or 0 for row in ended)
+        assert sum(row["quality_ppm"] for row in sums) == sum(int((row["quality"] or 0) * 1_000_000) for row in ended)
         for outcome in ("ok", "failed", "rejected", "interrupted", "client_gone"):
             assert sum(row[f"requests_{outcome}"] for row in sums) == sum(row["outcome"] == outcome for row in ended)
     for hour in {row["hour"] for row in usage}:
@@ -162,7 +189,7 @@ SUMS = TABLES[2:7]
 
 
 @settings(max_examples=20, deadline=None)
-@given(interleaved(), st.integers(1, 9))
+@given(interleaved(PLAIN), st.integers(1, 9))
 def test_every_slice_is_what_plain_sql_makes_of_the_rows(records: list[Record], batch: int) -> None:
     """The migration adds all sums up from the rows of a ledger of the first release; the drainer came to the same row by row."""
     with tempfile.TemporaryDirectory() as folder:
@@ -171,7 +198,11 @@ def test_every_slice_is_what_plain_sql_makes_of_the_rows(records: list[Record], 
         connection = first_release(old)
         connection.execute("ATTACH ? AS now", (str(path),))
         for table in ROWS:
-            connection.execute(f"INSERT INTO main.{table} SELECT * FROM now.{table}")
+            columns = f"id, key, {KINDS_THEN}" if table == "request_kinds" else "*"
+            into = f"main.{table}" if columns == "*" else f"main.{table} ({columns})"
+            connection.execute(f"INSERT INTO {into} SELECT {columns} FROM now.{table}")
+        for sql in TRACES_AS_THEN:
+            connection.execute(sql.format(now="now"))
         connection.close()
         open_writer(old).close()
         assert read(old, SUMS) == read(path, SUMS)

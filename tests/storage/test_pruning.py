@@ -76,8 +76,8 @@ def ask(data_dir: Path, sql: str, *values: Any) -> tuple[Any, ...]:
 
 
 def story(number: int, time_ms: int) -> list[Record]:
-    """Each with a kind of its own, as requests are that failed over after so many milliseconds."""
-    request = opened(number, time_ms, client=f"client-{number % 7}")
+    """Each with a kind of its own, as its dropped parameters are, and with a trace of its own, which says how long what took."""
+    request = opened(number, time_ms, client=f"client-{number % 7}", agent=f"agent-{number}")
     notes = [{"attempt": 1, "target": "groq/gpt-4o", "error": "overloaded", "ms": number, "then": "next"}]
     return [
         begin(request, provider="groq"),
@@ -100,6 +100,7 @@ def test_old_rows_go_and_their_sums_stay(tmp_path: Path, drainer: Drainer, wall:
     wall.now += 10 * DAY_S
     idle()
     assert (count(tmp_path, "request_rows"), count(tmp_path, "attempt_rows")) == (10, 20)
+    assert count(tmp_path, "request_extras") == 10
     assert [ask(tmp_path, sql, number) for sql in SUMS for number in range(1, 10)] != before  # the one that ran was added …
     assert ask(tmp_path, SUMS[0], 0)[2] == by_hour[2]  # … and cost nothing
     assert ask(tmp_path, "SELECT sum(requests), sum(cost_nusd) FROM usage_daily") == (51, by_hour[2])
@@ -136,7 +137,7 @@ def test_a_kind_that_comes_into_use_while_they_are_swept_stays(
     write_retention(tmp_path, Retention(requests_s=5 * DAY_S))
     wall.now += 10 * DAY_S
     for number in range(100):  # in every step a request like one of those that are being forgotten
-        request = opened(500 + number, NOW_MS + 9 * DAY_MS)
+        request = opened(500 + number, NOW_MS + 9 * DAY_MS, agent=f"agent-{number % 20}")
         notes = [{"attempt": 1, "target": "groq/gpt-4o", "error": "overloaded", "ms": number % 20, "then": "next"}]
         write(tmp_path, [begin(request), end(request, end=closed(attempts=2, trace=notes))], f"BOOT{number:03}")
         drainer.step()

@@ -76,6 +76,11 @@ async def test_a_row_has_exactly_the_fields_of_the_contract(tmp_path: Path, drai
         "duration_ms": 812.5,
         "config": "abcdef012345",
         "finish_reason": "stop",
+        "cache": None,
+        "saved_usd": None,
+        "quality": None,
+        "hedged": False,
+        "continued": [],
     }
 
 
@@ -187,6 +192,19 @@ async def test_what_a_client_has_spent(tmp_path: Path, drainer: Drainer, queries
     assert await queries.spent_nusd("agent", "nobody", 0) == 0
     with pytest.raises(KeyError):
         await queries.spent_nusd("planet", "earth", 0)
+
+
+async def test_what_a_chains_judge_has_spent(tmp_path: Path, drainer: Drainer, queries: Queries) -> None:
+    write(
+        tmp_path,
+        [
+            *completion(1, agent="smart", task="quality-judge"),
+            *completion(2, agent="smart"),
+            *completion(3, task="quality-judge"),
+        ],
+    )
+    drainer.drain()
+    assert await queries.spent_nusd("judge", "smart", 0) == 1_250_000
 
 
 async def test_before_there_is_a_ledger_everything_is_empty(queries: Queries) -> None:

@@ -16,6 +16,7 @@ from proxy.storage.retention import Retention, write_retention
 from proxy.storage.sqlite import LEDGER
 from proxy.storage.sums import WIDTHS
 from proxy.storage.verify import MAX_TOLD, Findings, NoLedger, verify
+from tests.storage.big import AS_IN_VERSION_3
 from tests.storage.records import (
     NOW_MS,
     Wall,
@@ -127,7 +128,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, bool]] = {
             "INSERT INTO hourly_sums SELECT slice, hour + 100, tag, requests, requests_ok, requests_failed, requests_rejected, "
             "requests_interrupted, requests_client_gone, requests_failed_over, duration_us, first_token_us, first_tokens, attempts, "
             "attempts_ok, attempt_duration_us, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, "
-            "input_audio_tokens, output_audio_tokens, cost_nusd, at_risk_tokens, unpriced, estimated, durations, first_token_times "
+            "input_audio_tokens, output_audio_tokens, cost_nusd, at_risk_tokens, unpriced, estimated, durations, first_token_times, "
+            "cache_hits, saved_nusd, rated, quality_ppm "
             "FROM hourly_sums WHERE slice = 2 LIMIT 1",
         ),
         "slice 2, hour",
@@ -345,6 +347,7 @@ def test_of_an_earlier_releases_ledger_it_is_told_from_the_sums_until_when_rows_
         "DROP TABLE marks",
         "DROP TABLE repriced",
         "DELETE FROM segments",
+        *AS_IN_VERSION_3,
         "PRAGMA user_version = 2",
     )
     shutil.rmtree(ledger / "journal")

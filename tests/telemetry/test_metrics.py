@@ -259,6 +259,20 @@ def test_what_is_watched_between_scrapes_is_by_chain_and_by_model() -> None:
     assert metrics.unpriced_by_model() == {("my-vllm", "qwen3"): 1}
 
 
+def test_answers_that_are_measured_are_counted_by_model_within_the_bound() -> None:
+    metrics = Metrics()
+    metrics.answer_measured("groq", "llama", 0.25, low=True)
+    metrics.answer_measured("groq", "llama", 1.0, low=False)
+    assert metrics.measured_by_model() == {("groq", "llama"): (2, 1)}
+    tables = metrics.tables()
+    assert tables["tollbridge_answers_measured_total"] == [(("groq", "llama", "good"), 1), (("groq", "llama", "low"), 1)]
+    assert tables["tollbridge_answer_quality"] == [(("groq", "llama"), [2, 1.25])]
+    for number in range(MAX_SERIES):
+        metrics.answer_measured("groq", f"m{number}", 1.0, low=False)
+    assert len(metrics.measured_by_model()) < MAX_SERIES
+    assert sum(measured for measured, _ in metrics.measured_by_model().values()) == MAX_SERIES + 2
+
+
 def test_an_event_without_a_name_is_other() -> None:
     metrics = Metrics()
     metrics.count("x")

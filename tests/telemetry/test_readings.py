@@ -6,8 +6,8 @@ import pytest
 
 from proxy.core.money import usd_to_nusd
 from proxy.telemetry import readings
-from proxy.telemetry.families import DELIVERY_RESULTS, FAMILIES, PROVIDER_STATES
-from proxy.telemetry.readings import BudgetReading, ProviderReading, QuotaReading, RateReading, Readings, samples
+from proxy.telemetry.families import CACHE_RESULTS, CACHE_STORES, DELIVERY_RESULTS, FAMILIES, PROVIDER_STATES
+from proxy.telemetry.readings import BudgetReading, CacheReading, ProviderReading, QuotaReading, RateReading, Readings, samples
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +66,23 @@ def test_of_several_rate_limits_the_least_counts() -> None:
 def test_open_alerts_are_told_for_every_severity() -> None:
     found = shown(Readings(alerts_open=lambda: {"error": 2}))["alerts_open"]
     assert found == {("info",): 0, ("warning",): 0, ("error",): 2}
+
+
+def test_what_the_cache_says_is_bounded_and_folds_the_rest() -> None:
+    n = 1000
+    told = CacheReading(
+        {(f"c{i}", result): 2 for i in range(n) for result in CACHE_RESULTS},
+        {f"c{i}": usd_to_nusd(3) for i in range(n)},
+        {(f"c{i}", store): (4, 500) for i in range(n) for store in CACHE_STORES},
+        faults=5,
+    )
+    found = {name.removeprefix("tollbridge_cache_"): dict(samples) for name, samples in readings.cached(told)}
+    assert sum(map(len, found.values())) == readings.MAX_CACHE_SERIES
+    assert sum(found["requests_total"].values()) == 2 * n * len(CACHE_RESULTS)
+    assert sum(found["saved_usd_total"].values()) == 3 * n
+    assert sum(found["entries"].values()) == 4 * n * len(CACHE_STORES)
+    assert sum(found["bytes"].values()) == 500 * n * len(CACHE_STORES)
+    assert found["faults_total"] == {(): 5}
 
 
 def test_each_kind_is_bounded_and_folds_the_rest() -> None:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 ROW: dict[str, Any] = {
     "requests": 0, "ok": 0, "failed": 0, "interrupted": 0, "failed_over": 0, "attempts": 0, "attempts_ok": 0, "input_tokens": 0,
     "cached_input_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0, "unpriced_attempts": 0, "cost_usd": "0", "success_rate": None,
-    "p50_ms": None, "p95_ms": None, "first_token_p95_ms": None,
+    "cache_hits": 0, "mean_quality": None, "p50_ms": None, "p95_ms": None, "first_token_p95_ms": None,
 }  # fmt: skip
 MONTH = {"spent_usd": "12.3", "budget_usd": "100", "utilization": 0.123, "projection_usd": "31.2"}
 QUOTA = {"provider": "groq", "key": None, "unit": "requests", "limit": 14_400, "used": 400, "remaining": 14_000, "utilization": 0.0278,

@@ -59,3 +59,26 @@ def test_a_request_shows_the_plan_and_beside_each_attempt_what_followed_from_it(
         ["2", "demo/down", "failed", "overloaded", "next"],
         ["3", "demo/chat", "ok", "–", "–"],
     ]
+
+
+def test_a_choice_shows_what_it_was_made_from_and_a_measured_answer_what_it_measured() -> None:
+    row = {
+        "id": "R1",
+        "cost_usd": "0.002",
+        "asked": {"tokens": 12},
+        "quality": 0.8,
+        "continued": [],
+        "trace": [
+            {"target": "groq/a", "kept": True, "by": {"strategy": "cheapest", "place": 1, "expected_cost_usd": "0.0001"}},
+            {"target": "demo/chat", "skipped": "lacks region:eu"},
+            {"attempt": 1, "target": "groq/a", "quality": 0.31, "parts": {}, "then": "next"},
+        ],
+        "attempt_list": [attempt(1, "groq/a", "ok", None)],
+    }
+    facts, plan, attempts = request(row)
+    assert [line[0] for line in shown(facts)] == ["quality", "dropped", "cost"]
+    assert shown(plan) == [
+        ["groq/a", "kept", "strategy cheapest, expected cost usd 0.0001"],
+        ["demo/chat", "skipped: lacks region:eu", "–"],
+    ]
+    assert shown(attempts)[0][4] == "measured 0.31, next"

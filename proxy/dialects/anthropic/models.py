@@ -106,6 +106,12 @@ def traits_of(model: str, *, reasoning: bool = False) -> Traits:
     return UNKNOWN_THINKING if reasoning else UNKNOWN
 
 
+def continues_prefix(model: str) -> bool:
+    """Whether it is known to go on with an assistant's message at the end of a conversation."""
+    known = _named(model.lower())
+    return known is not None and known.prefill
+
+
 def thinking_for(effort: object, traits: Traits) -> tuple[dict[str, Any] | None, object]:
     """For OpenAI's `reasoning_effort` the `thinking` object and the level of effort beside it. Neither: it says nothing to the model."""
     if effort == "none":

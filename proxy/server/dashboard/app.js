@@ -212,7 +212,7 @@ function how() {
 
 function fits(row, outcome, from) {
     if (Date.parse(row.time) < from) return false;
-    if (outcome === "failed_over") return row.outcome === "ok" && row.attempts > 1;
+    if (outcome === "failed_over") return row.outcome === "ok" && row.attempts - (row.hedged ? 1 : 0) > 1;
     return !outcome || row.outcome === outcome;
 }
 

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { byId, h, icon, keyed, show, say } from "./dom.js";
 import { NONE, count, exact, moment, ms, name, plural, usd, words } from "./format.js";
+import { why } from "./reasons.js";
 
 const MOST = 400; // rows that are kept on the page
 let rows = [];
@@ -272,76 +273,6 @@ function timeline(row, attempts) {
     );
 }
 
-/** The decision trace: which targets there were, in their order, what became of each. */
-function why(row) {
-    const trace = row.trace ?? [];
-    if (trace.length === 0)
-        return h(
-            "p",
-            { class: "calm" },
-            row.error_code ? `Refused before a plan was made: ${words(row.error_code)}.` : "No trace was kept.",
-        );
-    const plan = trace.filter((entry) => "kept" in entry || "skipped" in entry);
-    const tried = trace.filter((entry) => "attempt" in entry);
-    const others = trace.filter((entry) => !plan.includes(entry) && !tried.includes(entry));
-    const winner = row.provider && row.outcome !== "failed" ? `${row.provider}/${row.upstream_model}` : null;
-    const steps = plan.map((entry, n) => {
-        const failures = tried.filter((attempt) => attempt.target === entry.target);
-        const won = entry.target === winner;
-        let picture = "disabled";
-        let text = "not needed";
-        if ("skipped" in entry) text = `skipped: ${entry.skipped}`;
-        else if (won) {
-            picture = row.outcome;
-            text = row.outcome === "ok" ? "answered" : words(row.outcome);
-        } else if (failures.length) picture = "failed";
-        if (failures.length)
-            text = [
-                ...failures.map(
-                    (failure) =>
-                        `attempt ${failure.attempt} ended with ${words(failure.error)} after ${ms(failure.ms)}${THEN[failure.then] ?? ""}`,
-                ),
-                won ? text : null,
-            ]
-                .filter(Boolean)
-                .join("; ");
-        if (entry.last_resort) text += ", as the last resort";
-        if (entry.keys_set_aside) text += ` (keys set aside: ${entry.keys_set_aside.join(", ")})`;
-        return h(
-            "li",
-            {},
-            icon(picture),
-            h(
-                "span",
-                {},
-                h("b", {}, `${n + 1} `),
-                h("bdi", {}, name(entry.target)),
-                h("span", { class: "aside" }, ` ${name(text)}`),
-            ),
-        );
-    });
-    const known = new Set(plan.map((entry) => entry.target));
-    const more = [...tried.filter((entry) => !known.has(entry.target)), ...others].map((entry) =>
-        h(
-            "li",
-            {},
-            icon("info"),
-            h(
-                "span",
-                { class: "aside" },
-                name(
-                    Object.entries(entry)
-                        .map(([key, value]) => `${words(key)} ${typeof value === "object" ? JSON.stringify(value) : value}`)
-                        .join(", "),
-                ),
-            ),
-        ),
-    );
-    return h("ol", { class: "trace" }, steps, more);
-}
-
-const THEN = { next: ", then the next target", retry: ", then once more", stop: ", and that was the end" };
-
 function facts(row) {
     const pairs = [
         ["id", row.id],
@@ -349,6 +280,10 @@ function facts(row) {
         ["task", row.task],
         ["task id", row.task_id],
         ["status", row.http_status],
+        ["cache", row.cache],
+        ["saved", row.saved_usd == null ? null : usd(row.saved_usd)],
+        ["quality", row.quality],
+        ["hedged", row.hedged ? "yes" : null],
         ["error", row.error_code && words(row.error_code)],
         ["finish reason", row.finish_reason],
         ["streamed", row.stream == null ? null : row.stream ? "yes" : "no"],

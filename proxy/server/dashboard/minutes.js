@@ -27,7 +27,7 @@ export function byMinute(rows, from, to) {
         slot.requests += 1;
         if (row.outcome === "ok") slot.ok += 1;
         if (row.outcome === "failed") slot.failed += 1;
-        if (row.outcome === "ok" && row.attempts > 1) slot.failed_over += 1;
+        if (row.outcome === "ok" && row.attempts - (row.hedged ? 1 : 0) > 1) slot.failed_over += 1;
         slot.cost_usd += Number(row.cost_usd ?? 0);
         slot.input_tokens += row.input_tokens ?? 0;
         slot.output_tokens += row.output_tokens ?? 0;
