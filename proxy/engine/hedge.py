@@ -49,7 +49,7 @@ def lateness_s(hedge: HedgeSettings, way: list[Candidate], position: int, now: f
     if standing is None:
         return None
     standing.forget(now)
-    return standing.first_token_s(hedge.after)
+    return standing.late_s(hedge.after)
 
 
 def _may_stand_in(other: Candidate, first: Candidate) -> bool:

@@ -50,6 +50,7 @@ MAX_CODE: Final = 80_000  # characters in which blocks are looked for
 MAX_TEXT: Final = 40_000  # of which parts are counted: the beginning and the end
 MAX_LINE: Final = 4_000
 LEAST_PROSE: Final = 5  # words of a last line that should end like a sentence
+LONE_PROSE: Final = 30  # and of one that is all there is: a title, a headline or a summary of a line may do without
 
 _LANGUAGE = re.compile(r"[\w+#.-]*")
 _STOPS = frozenset(".!?…。！？।؟۔")
@@ -232,7 +233,7 @@ def _should_stop(text: str, last: str, words: list[str]) -> bool:
     in_line = any(stop in last[:-1] for stop in (". ", "! ", "? ", "। "))
     prose = [line for line in others if len(line.split()) >= LEAST_PROSE and not _ITEM.match(line)]
     stopped = [line for line in prose if line.rstrip(_CLOSERS)[-1:] in _STOPS or line.endswith((":", ","))]
-    return in_line or (len(prose) > 0 and len(stopped) * 3 >= len(prose) * 2) or (not others and len(words) >= 12)
+    return in_line or (len(prose) > 0 and len(stopped) * 3 >= len(prose) * 2) or (not others and len(words) >= LONE_PROSE)
 
 
 # -- code

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from math import ceil
+from math import ceil, sqrt
 
 RECENT_S = 600.0
 SAMPLES = 128
@@ -49,6 +49,18 @@ class Standing:
         if len(known) < LEAST_SAMPLES:
             return None
         return known[min(len(known), max(1, ceil(quantile * len(known)))) - 1]
+
+    def late_s(self, quantile: float) -> float | None:
+        """When a first token is late: what that share took no longer than, as far as the samples can tell. By chance a few more slow ones
+        may be among them than that share leaves room for. So it is at most twice what it may be as well: what stands two standard
+        deviations of a rank below. None below five samples."""
+        known = self._sorted
+        count = len(known)
+        if count < LEAST_SAMPLES:
+            return None
+        place = quantile * count
+        least = max(count // 2, place - 2 * sqrt(place * (1 - quantile)))
+        return min(known[min(count, ceil(place)) - 1], 2 * known[ceil(least) - 1])
 
     def note(
         self,

@@ -327,7 +327,7 @@ def test_what_is_usual_must_be_known() -> None:
     on_loop(around, story)
     assert [end.attempt_id for end in around.ends if end.error_class == "hedged_out"] == ["R6-1"]
     (asked,) = [note for note in notes(around) if "hedge" in note]
-    assert asked["after_ms"] == pytest.approx(3000, abs=101), "of five the slowest is the 95th percentile"
+    assert asked["after_ms"] == pytest.approx(400, abs=101), "one slow one of five may be chance: twice what the others took"
     around.check_books()
 
 

@@ -111,6 +111,20 @@ FAULTS: dict[str, tuple[Quality, set[str]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Paris",
+        "42",
+        "positive",
+        "Winding Waters",
+        "Sales rose by 12 percent in the third quarter thanks to strong demand in Asia",
+    ],
+)
+def test_a_line_that_is_all_there_is_need_not_end_like_a_sentence(text: str) -> None:
+    assert "unfinished" not in measured("Sum the report up in a line.", text).reasons
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_named_and_costs(name: str) -> None:
     quality, reasons = FAULTS[name]

@@ -28,6 +28,25 @@ def test_nothing_is_said_below_five_first_tokens() -> None:
     assert [standing.first_token_s(q) for q in (0.0, 0.5, 0.95, 1.0)] == [0.1, 0.3, 9.0, 9.0]
 
 
+@pytest.mark.parametrize(
+    ("quick", "slow", "late_s"),
+    [
+        (4, 0, None),
+        (5, 0, 0.2),
+        (4, 1, 0.4),  # which may be chance: twice what it may be as well
+        (18, 2, 0.4),
+        (17, 3, 3.0),  # three of twenty are too many for it
+        (117, 11, 0.4),
+        (116, 12, 3.0),
+        (128, 0, 0.2),
+    ],
+)
+def test_what_is_late_leaves_room_for_chance(quick: int, slow: int, late_s: float | None) -> None:
+    standing = Standing()
+    streamed(standing, *[0.2] * quick, *[3.0] * slow)
+    assert standing.late_s(0.95) == late_s
+
+
 def test_only_the_last_samples_of_the_last_minutes_count() -> None:
     standing = Standing()
     streamed(standing, *[5.0] * SAMPLES)
