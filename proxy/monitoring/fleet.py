@@ -1,7 +1,7 @@
 """What all workers of one proxy have seen together. Each publishes what it has counted; the lead reads that of the others.
 
 A worker publishes once a second, and at its next tick if the lead asks. What one that died had counted, its successor in the seat goes on
-counting, so a total never falls but for what came in the last second before a `kill -9`.
+counting: what came in the last second before a `kill -9` is lost, but no total that was shown ever falls.
 """
 
 from __future__ import annotations
@@ -112,13 +112,14 @@ class Fleet:
     # -- the lead
 
     async def gather(self, sleep: Callable[[float], Awaitable[Any]]) -> None:
-        """Has all the others publish."""
+        """Has all publish, this one last: what is shown next outlives whoever counted it."""
         asked = self._monotonic()
         self._memory.ask(asked)
         while self._monotonic() < asked + GATHER_S and not all(
             not self._memory.is_serving(seat) or self._memory.published_at(seat) >= asked for seat in self._others
         ):
             await sleep(POLL_S)
+        self.publish(self._monotonic())
 
     def together(self, own: Tables) -> Tables:
         """This worker's tables, and those of all."""

@@ -282,3 +282,15 @@ async def test_a_scrape_waits_for_all_but_not_for_ever(memory: Memory) -> None:
     began = lead.now
     await lead.fleet.gather(sleep)
     assert lead.now == began
+
+
+@pytest.mark.anyio
+async def test_what_a_scrape_has_shown_outlives_the_lead_that_is_killed_at_once(memory: Memory) -> None:
+    async def sleep(seconds: float) -> None:
+        raise AssertionError("nobody is to be waited for")
+
+    lead = Worker(memory, 0)
+    memory.serving.discard(1)
+    lead.attempts(5)
+    await lead.fleet.gather(sleep)
+    assert lead.answered() == Worker(memory, 0).answered() == 5
