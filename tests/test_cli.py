@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
-from typer.testing import CliRunner
 
-from proxy.cli import app
+from proxy.cli import app, make_ready
 from proxy.core.version import VERSION
 from proxy.storage.drainer import Drainer
+from tests.command_line import invoke
 from tests.storage.records import completion, failover, rejected, request_id, write
 
 pytestmark = pytest.mark.unit
@@ -58,7 +58,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-fake-key-abcd")
 
     def run(*arguments: str) -> Result:
-        done = CliRunner().invoke(app, list(arguments))
+        done = invoke(list(arguments))
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         return Result(done.exit_code, done.stdout, done.stderr)
@@ -316,3 +316,28 @@ def test_the_documentation_names_every_command_and_option(run: Run) -> None:
         assert f"tollbridge {command}" in text
         options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", run(command, "--help").out)) - {"--help"}
         assert {option for option in options if option not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("asked", "commands", "groups"),
+    [
+        (["serve"], {"serve", "version"}, set()),
+        (["ledger"], {"version"}, {"ledger"}),
+        (["version"], None, None),  # which would be alone
+        (["servve"], None, None),
+        (["--help"], None, None),
+        ([], None, None),
+    ],
+)
+def test_only_the_command_that_is_asked_for_is_set_up(
+    asked: list[str], commands: set[str] | None, groups: set[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names() -> tuple[set[str], set[str]]:
+        known = [one.name or one.callback.__name__ for one in app.registered_commands if one.callback is not None]
+        return set(known), {str(group.name) for group in app.registered_groups}
+
+    monkeypatch.setattr(app, "registered_commands", app.registered_commands)
+    monkeypatch.setattr(app, "registered_groups", app.registered_groups)
+    everything = names()
+    make_ready(asked)
+    assert names() == (everything if commands is None else (commands, groups))

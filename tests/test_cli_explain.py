@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
-from typer.testing import CliRunner
 
 from proxy.accounting.records import Record
-from proxy.cli import app
 from proxy.config.load import load
 from proxy.storage.drainer import Drainer
+from tests.command_line import invoke
 from tests.storage.records import Wall, begin, closed, end, opened, request_id, write
 
 pytestmark = pytest.mark.unit
@@ -55,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(folder: Path) -> Run:
     def run(*arguments: str, stdin: str | None = None) -> Result:
-        done = CliRunner().invoke(app, ["explain", *arguments], input=stdin)
+        done = invoke(["explain", *arguments], input=stdin)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         return Result(done.exit_code, done.stdout, done.stderr)

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from proxy.accounting.pricing import PriceBook
-from proxy.cli import app
 from proxy.storage.drainer import Drainer
 from proxy.storage.sqlite import LEDGER
+from tests.command_line import invoke
 from tests.storage.records import begin, completion, end, failover, opened, rejected, request_id, write
 
 pytestmark = pytest.mark.unit
@@ -26,7 +25,7 @@ chains: {smart: [openai/gpt-4o]}
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["ledger", *arguments])
+    done = invoke(["ledger", *arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.stdout, done.stderr

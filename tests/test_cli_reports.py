@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
-from typer.testing import CliRunner
 from werkzeug import Request, Response
 
 from proxy.accounting.records import Alerted, Begin, Checked, End, Record, RequestEnd
-from proxy.cli import app
 from proxy.core.target import Secret
 from proxy.storage.drainer import Drainer
+from tests.command_line import invoke
 from tests.e2e.running import Process
 from tests.storage.records import open_journal, opened, request_id, write
 
@@ -90,7 +89,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         monkeypatch.setenv(name, value)
 
     def run(*arguments: str) -> Result:
-        done = CliRunner().invoke(app, list(arguments))
+        done = invoke(list(arguments))
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         return Result(done.exit_code, done.stdout, done.stderr)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from proxy.accounting.pricing import PriceBook
 from proxy.accounting.records import Record
-from proxy.cli import app
 from proxy.storage.drainer import Drainer
+from tests.command_line import invoke
 from tests.storage.big import first_release
 from tests.storage.records import begin, closed, completion, end, opened, write
 
@@ -30,7 +29,7 @@ OTHER = NOW.replace("[openai/gpt-4o, groq/llama]", "[groq/llama, openai/gpt-4o]"
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, list(arguments))
+    done = invoke(list(arguments))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.stdout, done.stderr

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from proxy.cli import app
 from proxy.core.kept import Kept, Room
 from proxy.storage.kept_file import ANSWERS, KeptFile
 from proxy.torture.upstream import COMPLETION_TOKENS, PROMPT_TOKENS, Upstream
+from tests.command_line import invoke
 from tests.e2e.client import Answer, until
 from tests.e2e.conftest import provider, write_config
 from tests.e2e.running import Process, Proxy
@@ -158,7 +157,7 @@ def test_the_file_holds_what_belongs_there_and_a_broken_one_costs_no_answer(prox
 
 
 def run(*arguments: str) -> Any:
-    result = CliRunner().invoke(app, [*arguments, "--json"])
+    result = invoke([*arguments, "--json"])
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
 
@@ -173,7 +172,7 @@ def test_the_command_line_reads_and_clears_the_file_where_nothing_runs(upstream:
     assert [(row["chain"], row["entries"], row["hits"]) for row in stats] == [("filed", 1, None)]
     assert run("cache", "clear", "--chain", "plain", "--config", str(path)) == {"data": {"chain": "plain", "cleared": 0}}
     assert run("cache", "clear", "--config", str(path)) == {"data": {"chain": None, "cleared": 1}}
-    told_people = CliRunner().invoke(app, ["cache", "stats", "--config", str(path)])
+    told_people = invoke(["cache", "stats", "--config", str(path)])
     assert (told_people.exit_code, "none" in told_people.output) == (0, True)
 
 
@@ -184,7 +183,7 @@ def test_the_command_line_asks_the_proxy_that_runs(proxy: Proxy, upstream: Upstr
     assert row == kept_of(proxy, "kept")
     assert run("cache", "clear", "--chain", "kept", "--config", str(path))["data"]["cleared"] == row["entries"]
     assert kept_of(proxy, "kept")["entries"] == 0
-    refused = CliRunner().invoke(app, ["cache", "clear", "--chain", "nonsense", "--config", str(path)])
+    refused = invoke(["cache", "clear", "--chain", "nonsense", "--config", str(path)])
     assert (refused.exit_code, "no chain of that name" in refused.output) == (1, True)
 
 

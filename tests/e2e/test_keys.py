@@ -11,14 +11,13 @@ from typing import Any
 
 import openai
 import pytest
-from typer.testing import CliRunner
 
-from proxy.cli import app
 from proxy.config.check import exposure_fault
 from proxy.config.key_store import KeysBroken
 from proxy.config.load import load
 from proxy.runtime import Runtime
 from proxy.torture.upstream import Upstream
+from tests.command_line import invoke
 from tests.e2e.client import MESSAGES, WAIT_S, Client, chat_body, until
 from tests.e2e.conftest import Launch, Start, provider, write_config
 from tests.e2e.running import Proxy
@@ -226,7 +225,7 @@ def status_of(connection: socket.socket) -> int:
 def test_the_command_line_beside_a_running_server(proxy: Proxy) -> None:
     def run(*arguments: str) -> Any:
         path = str(proxy.runtime.settings.path)
-        result = CliRunner().invoke(app, ["keys", *arguments, "--config", path, "--json"])
+        result = invoke(["keys", *arguments, "--config", path, "--json"])
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)["data"]
 
@@ -258,7 +257,7 @@ def test_the_command_line_beside_a_running_server(proxy: Proxy) -> None:
 )
 def test_what_the_command_line_refuses(tmp_path: Path, arguments: list[str], words: str) -> None:
     path = write_config(tmp_path, config("http://127.0.0.1:9/v1"))
-    result = CliRunner().invoke(app, ["keys", *arguments, "--config", str(path)])
+    result = invoke(["keys", *arguments, "--config", str(path)])
     assert result.exit_code == 1
     assert words in result.output
     assert not (tmp_path / "data/keys.json").exists()
@@ -266,16 +265,16 @@ def test_what_the_command_line_refuses(tmp_path: Path, arguments: list[str], wor
 
 def test_the_command_line_prints_the_key_alone_and_lists_in_words(tmp_path: Path) -> None:
     path = write_config(tmp_path, config("http://127.0.0.1:9/v1"))
-    made = CliRunner().invoke(app, ["keys", "create", "alice", "--config", str(path)])
+    made = invoke(["keys", "create", "alice", "--config", str(path)])
     (key,) = made.stdout.splitlines()
     assert len(key) == 52
     assert "shown once" in made.stderr
-    assert "everything" in CliRunner().invoke(app, ["keys", "list", "--config", str(path)]).stdout
-    checked = CliRunner().invoke(app, ["check", "--config", str(path)])
+    assert "everything" in invoke(["keys", "list", "--config", str(path)]).stdout
+    checked = invoke(["check", "--config", str(path)])
     assert "2 clients" in checked.stdout
     (tmp_path / "data/keys.json").write_text("{")
     for command in (["check"], ["keys", "list"], ["keys", "create", "bob"]):
-        broken = CliRunner().invoke(app, [*command, "--config", str(path)])
+        broken = invoke([*command, "--config", str(path)])
         assert (broken.exit_code, "put back a copy" in broken.output) == (1, True)
 
 
@@ -294,9 +293,9 @@ def test_a_broken_file_is_no_start(tmp_path: Path) -> None:
 def test_runtime_keys_are_enough_to_be_reachable(tmp_path: Path) -> None:
     path = write_config(tmp_path, {**config("http://127.0.0.1:9/v1"), "clients": {}, "server": {"host": "0.0.0.0"}})
     assert "clients:" in str(exposure_fault(load(path, environ={})))
-    assert CliRunner().invoke(app, ["keys", "create", "alice", "--config", str(path)]).exit_code == 0
+    assert invoke(["keys", "create", "alice", "--config", str(path)]).exit_code == 0
     assert exposure_fault(load(path, environ={})) is None
-    assert CliRunner().invoke(app, ["keys", "revoke", "alice", "--config", str(path)]).exit_code == 0
+    assert invoke(["keys", "revoke", "alice", "--config", str(path)]).exit_code == 0
     assert exposure_fault(load(path, environ={})) is None, "nobody gets in, which is not everybody"
 
 
@@ -307,7 +306,7 @@ def test_a_process_that_began_without_clients_and_a_key_in_none_of_its_artefacts
     client: Client = process.ready()
     assert client.chat("smart").status == 200
     path = str(tmp_path / "providers.yaml")
-    key = json.loads(CliRunner().invoke(app, ["keys", "create", "alice", "--config", path, "--json"]).stdout)["data"]["key"]
+    key = json.loads(invoke(["keys", "create", "alice", "--config", path, "--json"]).stdout)["data"]["key"]
     until(lambda: client.chat("smart").status == 401, what="the end of the open door")
     headers = {"authorization": f"Bearer {key}"}
     answer = client.chat("smart", headers=headers)
@@ -327,7 +326,7 @@ def test_a_process_that_began_without_clients_and_a_key_in_none_of_its_artefacts
     assert (told.status, [entry["name"] for entry in told.json["data"]]) == (200, ["alice"])
     file.write_bytes(good)
     until(lambda: not client.get("/readyz", AS_ADMIN).json["notes"], what="the end of the note")
-    assert CliRunner().invoke(app, ["keys", "revoke", "alice", "--config", path]).exit_code == 0
+    assert invoke(["keys", "revoke", "alice", "--config", path]).exit_code == 0
     until(lambda: client.chat("smart", headers=headers).status == 401, what="the revocation")
     assert client.chat("smart").status == 401
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from proxy.cli import app
 from proxy.config.load import load
 from proxy.simulation.load import load_scenario
 from proxy.simulation.schema import FAULT_WORDS, EventSection, Scenario, TrafficSection, UpstreamSection
 from proxy.simulation.stand_in import stand_in
 from proxy.terminal.lanes import clock
+from tests.command_line import invoke
 from tests.simulation import worlds
 
 pytestmark = pytest.mark.integration
@@ -42,7 +42,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     (tmp_path / "outage.yaml").write_text(SCENARIO)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TOLLBRIDGE_CONFIG", raising=False)
-    yield lambda *options: CliRunner().invoke(app, ["simulate", "--scenario", "outage.yaml", *options])
+    yield lambda *options: invoke(["simulate", "--scenario", "outage.yaml", *options])
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".out") == ["outage.yaml", "providers.yaml"]
 
 
