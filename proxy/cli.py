@@ -53,7 +53,9 @@ def make_ready(asked: list[str]) -> None:
     """Leaves only the command that is asked for: each takes two milliseconds to set up, called or not. One that nobody knows, or the
     help, is looked for among all of them."""
     names = {"version", *asked}  # two at least: typer takes an app with one command for that command
-    commands = [one for one in app.registered_commands if one.callback is not None and (one.name or one.callback.__name__) in names]
+    commands = [
+        one for one in app.registered_commands if one.callback is not None and (one.name or one.callback.__name__) in names
+    ]
     groups = [group for group in app.registered_groups if group.name in asked]
     if len(commands) + len(groups) > 1:
         app.registered_commands, app.registered_groups = commands, groups

@@ -1,7 +1,7 @@
 """`make test`: the suite in parts that run side by side, each a pytest of its own. `python -m tests [pytest's options]`.
 
-Most of what is in one part waits for sockets and processes, what is in another reckons: so three are a good load for two cores. No
-part knows of another, and each collects its own files only. What belongs to none of the named ones is in the last.
+Most of what is in two parts waits for sockets and processes, what is in the others reckons: so four are a good load for two cores.
+No part knows of another, and each collects its own files only. What belongs to none of the named ones is in the last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-m", "not performance"]
 NOTHING_COLLECTED = 5
 # Balanced by what they take: durations are at the end of each part's output.
 PARTS = {
-    "doors": ("tests/e2e", "tests/chaos", "tests/torture", "tests/monitoring", "tests/server", "tests/workers"),
+    "doors": ("tests/e2e", "tests/server", "tests/workers"),
     "pages": (
         "tests/e2e/test_dashboard_browser.py",
         "tests/e2e/test_prometheus.py",
@@ -32,8 +32,9 @@ PARTS = {
         "tests/test_cli_reports.py",
         "tests/test_from_your_own_router.py",
     ),
+    "bytes": ("tests/corpus", "tests/dialects", "tests/wire", "tests/fuzz", "tests/monitoring", "tests/storage/test_fold.py"),
 }
-OTHERS = "bytes"
+OTHERS = "rules"
 
 
 @dataclass(slots=True)

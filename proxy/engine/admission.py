@@ -26,15 +26,13 @@ async def prices_read(services: Services, exchange: Exchange) -> None:
         await asyncio.wait([services.warming], timeout=PRICES_WAIT_S)
 
 
-def chain_of(services: Services, exchange: Exchange) -> Chain:
-    """Raises ModelNotFound."""
+def not_by_name(services: Services, exchange: Exchange, chain: Chain | None) -> Chain:
+    """What a model means that is no chain's own name: `chain`, unless the name is a secret. Raises ModelNotFound."""
     request = exchange.request
-    chain = exchange.settings.resolve(request.model)
-    if chain is None or chain.name != request.model or chain.direct:
-        # a key where the model belongs is no model's name: it stands in no row, and no provider sees it
-        shown = services.redact.exact(request.model)
-        if shown != request.model:
-            request.model, chain = shown, None
+    # a key where the model belongs is no model's name: it stands in no row, and no provider sees it
+    shown = services.redact.exact(request.model)
+    if shown != request.model:
+        request.model, chain = shown, None
     if chain is None:
         raise ModelNotFound(_no_such_model(request.model), param="model")
     return chain

@@ -72,7 +72,8 @@ class Ends:
         self._books.end(attempt, "ok", now, usage=usage, closing=OK)
         if self._keeping is not None:
             self._keeping.answered(attempt, usage)
-        self._note_oddities(attempt)
+        if attempt.stream is not None or attempt.mended:
+            self._note_oddities(attempt)
         self._control.phase = _CLIENT_GONE
         self._control.deadline = now + WRITE_STALL_S
         if self._services.journal.strict:

@@ -29,7 +29,7 @@ from proxy.core.ports import RequestHead, Sink
 from proxy.core.target import Chain, HedgeSettings, Provider, Target
 from proxy.core.wishes import NO_WISHES
 from proxy.dialects.base import OutboundDialect
-from proxy.engine.admission import chain_of, check_allowed, held_for, prices_read
+from proxy.engine.admission import check_allowed, held_for, not_by_name, prices_read
 from proxy.engine.attempt import Attempt
 from proxy.engine.books import Books
 from proxy.engine.choosing import make_plan, plan_in_order
@@ -180,7 +180,10 @@ class Relay:
         if client is not None and (limits := services.throttle.clients.get(client.name)) is not None:
             self._ends.limits = limits
             self._seat = limits.enter(services.clock.monotonic(), expected_tokens(request))
-        chain = self._chain = self._books.chain = chain_of(services, exchange)
+        chain = exchange.settings.resolve(request.model)
+        if chain is None or chain.name != request.model or chain.direct:
+            chain = not_by_name(services, exchange, chain)
+        self._chain = self._books.chain = chain
         if client is not None:
             check_allowed(client, request.model, chain)
         if chain.cache is not None or exchange.wishes.cache is not None:
