@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from proxy.accounting.pricing import PriceBook
-from proxy.commands.ledger import ledger_in
+from proxy.commands.requests import one
 from proxy.commands.running import NotRunning, Running
 from proxy.commands.shell import Place, print_json
 from proxy.config.settings import Settings
@@ -36,15 +36,7 @@ OTHER = "The proxy that runs at {} has another configuration ({}): this is by th
 
 
 def story(place: Place, request_id: str) -> None:
-    folder = place.folder()
-
-    async def ask() -> dict[str, Any] | None:
-        async with ledger_in(folder) as ledger:
-            return await ledger.get_request(request_id)
-
-    row = place.run(ask())
-    if row is None:
-        place.fail(f"there is no request {request_id!r} in {folder}")
+    row = one(place, request_id)
     lines = story_told(row)
     if place.as_json:
         print_json({**row, "order": rederive(row["asked"], row["trace"]), "story": lines})

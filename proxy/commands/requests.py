@@ -11,6 +11,15 @@ from proxy.terminal import tables
 
 
 def show(place: Place, request_id: str) -> None:
+    row = one(place, request_id)
+    if place.as_json:
+        print_json(row)
+    else:
+        console().print(*tables.request(row), sep="\n")
+
+
+def one(place: Place, request_id: str) -> dict[str, Any]:
+    """The request with its attempts and its trace. Ends the command where there is none."""
     folder = place.folder()
 
     async def ask() -> dict[str, Any] | None:
@@ -20,10 +29,7 @@ def show(place: Place, request_id: str) -> None:
     row = place.run(ask())
     if row is None:
         place.fail(f"there is no request {request_id!r} in {folder}")
-    if place.as_json:
-        print_json(row)
-    else:
-        console().print(*tables.request(row), sep="\n")
+    return row
 
 
 def listed(place: Place, limit: int, before: str | None, filters: Mapping[str, str]) -> None:

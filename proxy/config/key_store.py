@@ -124,7 +124,7 @@ class KeyStore:
                     file.flush()
                     os.fsync(descriptor)
                 os.replace(new, self.path)
-            except BaseException:
+            except BaseException:  # whatever it was: half a file of keys must not stay
                 with suppress(OSError):
                     new.unlink()
                 raise

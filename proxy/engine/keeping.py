@@ -127,7 +127,7 @@ class Keeping:
         flight = flights.lead(key)
         try:
             kept = await self._look([target])
-        except BaseException:
+        except BaseException:  # cancelled, too: those who wait for this one must not wait for ever
             flight.hand_on(failed=False)
             raise
         if kept is not None:
