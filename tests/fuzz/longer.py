@@ -21,6 +21,6 @@ def _longer(self: hypothesis.settings, *args: Any, **options: Any) -> None:
 
 def pytest_configure() -> None:
     """Before any test is collected: what a test says of itself is said to `settings`, what it does not say is in the profile."""
-    hypothesis.settings.register_profile("longer", max_examples=_DEFAULT_EXAMPLES * FACTOR, deadline=None)
+    hypothesis.settings.register_profile("longer", max_examples=_DEFAULT_EXAMPLES * FACTOR, deadline=None, derandomize=False)
     hypothesis.settings.load_profile("longer")
     hypothesis.settings.__init__ = _longer  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """A scenario's faults: where, what, and what to write instead, all at once."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -228,14 +229,10 @@ def test_whatever_is_written_is_a_scenario_or_has_faults_with_places(
     }
     for path, value in changes:
         parent: Any = written
-        for element in path[:-1]:
-            try:
+        with suppress(KeyError, IndexError, TypeError):  # an earlier change left nothing at that place
+            for element in path[:-1]:
                 parent = parent[element]
-            except (KeyError, IndexError, TypeError):
-                break
-        else:
-            if isinstance(parent, dict) or (isinstance(parent, list) and path[-1] < len(parent)):
-                parent[path[-1]] = value
+            parent[path[-1]] = value
     text = yaml.safe_dump(written, sort_keys=False)
     found: list[ConfigFault] = []
     lines = text.count("\n") + 1
