@@ -1,6 +1,6 @@
 """`python -m proxy` is the command `tollbridge`."""
 
-from proxy.cli import main
+from proxy.launch import main
 
 if __name__ == "__main__":
     main()

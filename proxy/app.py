@@ -32,6 +32,7 @@ from proxy.config.load import Overrides, load
 from proxy.config.location import config_path
 from proxy.config.settings import Settings
 from proxy.core.version import VERSION
+from proxy.engine.formats import load_formats
 from proxy.runtime import Runtime
 from proxy.server.admin import ADMIN
 from proxy.server.banner import banner
@@ -72,7 +73,13 @@ def create_app(
 
 
 def _from_environment() -> Settings:
-    return load(config_path(os.environ), environ=os.environ)
+    return _with_formats(load(config_path(os.environ), environ=os.environ))
+
+
+def _with_formats(settings: Settings) -> Settings:
+    """What requests will need is loaded with what asks for it: before workers are forked, and on a reload in the thread that reads."""
+    load_formats({provider.dialect for provider in settings.providers.values() if provider.enabled})
+    return settings
 
 
 app = create_app(_from_environment)
@@ -96,7 +103,7 @@ def serve(
 
     def read() -> Settings:
         overrides: Overrides = {"host": host, "port": port, "data_dir": data_dir, "log_level": log_level}
-        return load(config, environ=os.environ, env_file=env_file, overrides=overrides)
+        return _with_formats(load(config, environ=os.environ, env_file=env_file, overrides=overrides))
 
     try:
         settings = read()
@@ -105,6 +112,10 @@ def serve(
     fault = exposure_fault(settings)
     if fault is not None:
         return _refuse(fault)
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        return _refuse(f"the ledger's folder {settings.data_dir} cannot be made: {error.strerror} (name another with --data-dir)")
     try:
         listeners = _listen(settings.server.host, settings.server.port, workers=workers)
     except OSError as error:

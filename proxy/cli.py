@@ -9,8 +9,6 @@ standard output.
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import platform
 import sys
 import time
@@ -20,10 +18,9 @@ from typing import Annotated
 import typer
 
 from proxy.commands.shell import Place, console, count, print_json, print_warnings
-from proxy.config.location import config_path
 from proxy.core.version import VERSION
-
-BEGAN = time.monotonic()
+from proxy.launch import LOG_LEVELS, MAX_PORT, MAX_WORKERS, ServeOptions
+from proxy.launch import serve as run_server
 
 app = typer.Typer(
     name="tollbridge",
@@ -45,8 +42,9 @@ ExportOption = Annotated[Path | None, typer.Option(help="Into this file, as its 
 
 
 def main() -> None:
-    make_ready(sys.argv[1:2])
-    app(prog_name="tollbridge")
+    arguments = ["version" if argument == "--version" else argument for argument in sys.argv[1:2]]
+    make_ready(arguments)
+    app([*arguments, *sys.argv[2:]], prog_name="tollbridge")
 
 
 def make_ready(asked: list[str]) -> None:
@@ -65,30 +63,25 @@ def make_ready(asked: list[str]) -> None:
 def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Listen here, whatever the configuration says.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Listen on this port; 0 takes a free one.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="How many processes serve.")] = 1,
+    port: Annotated[int | None, typer.Option(min=0, max=MAX_PORT, help="Listen on this port; 0 takes a free one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=MAX_WORKERS, help="How many processes serve.")] = 1,
     data_dir: DataDirOption = None,
     env_file: EnvFileOption = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Start the proxy."""
-    if log_level is not None and log_level.lower() not in ("debug", "info", "warning", "error"):
+    if log_level is not None and log_level.lower() not in LOG_LEVELS:
         raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
-    gc.disable()  # a quarter of the start is the collector walking over modules that stay; the runtime turns it on when it is up
-    # the server, which the reports do not need
-    from proxy.app import serve as run
-
-    code = run(
-        config=config or config_path(os.environ),
-        env_file=env_file,
+    options = ServeOptions(
+        config=config,
         host=host,
         port=port,
         workers=workers,
         data_dir=data_dir,
+        env_file=env_file,
         log_level=log_level.lower() if log_level else None,
-        began=BEGAN,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(run_server(options))
 
 
 @app.command()

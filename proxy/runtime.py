@@ -62,6 +62,7 @@ from proxy.workers.seat import Seat
 from proxy.workers.shared import Table
 
 CATCH_UP_S = 30.0  # for the ledger to know what budgets have been spent, where there are any
+SOON_S = 0.01  # how often a start looks whether another process is ready; the timer is too slow for that
 SEED_AGAIN_S = 5.0
 SEED_KEYS_S = 2.0
 SEED_PASSES = 2
@@ -179,6 +180,7 @@ class Runtime:
         services.cache = Cache(KeptFile(settings.data_dir), shared=shared, on_fault=self._cache_failed)
         self._kept_in_file: Mapping[str, Held] = {}
         self.gateway = Gateway(services, settings, new_id, self)
+        self.native.turn.hurried = self.gateway.bell.listen
         self.fleet: Fleet | None = None
         if seat is not None and pulse is not None:
             self.fleet = Fleet(
@@ -227,6 +229,7 @@ class Runtime:
                 measured=seen.measured_by_model,
                 ledger_lag_s=self._read_lag,
                 ledger_problem=self.journal.problem if self.fleet is None else self.fleet.ledger_problem,
+                ledger_remade=lambda: self._ledger_counts.remade,
                 config_problem=lambda: self._config_problem,
             ),
             self.desk,
@@ -262,8 +265,9 @@ class Runtime:
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         if self.fleet is not None:
             self.fleet.publish(self.clock.monotonic())  # so that nobody takes what the last one in this seat said for what is now
+        if gc.isenabled():  # else the process has just begun: to find that there is nothing to collect takes a tenth of the start
+            gc.collect()
         # what is there now stays: the collector need not look at it again, and what a request makes is mostly freed by counting
-        gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
@@ -371,7 +375,10 @@ class Runtime:
         """What was spent and used before this start, once the ledger has taken in all that the last life left behind."""
         try:
             async with asyncio.timeout(CATCH_UP_S):
-                await self._caught_up.wait()
+                while self._pulse is not None and not self._pulse.caught_up:  # noqa: ASYNC110 - another process says so
+                    await asyncio.sleep(SOON_S)
+                if self._pulse is None:
+                    await self._caught_up.wait()
         except TimeoutError:
             reason = "the ledger did not catch up in time: until it has, spending is counted from now on"
             self.logs.error("budgets_not_seeded", reason=reason)
@@ -384,7 +391,7 @@ class Runtime:
         until = self.clock.monotonic() + CATCH_UP_S
         pulse = self._pulse
         while self.spending.is_counted and pulse is not None and not pulse.seeded and self.clock.monotonic() < until:  # noqa: ASYNC110 - another process says so
-            await asyncio.sleep(TICK_S / 2)
+            await asyncio.sleep(SOON_S)
 
     async def _seed_late(self) -> None:
         await self._caught_up.wait()

@@ -19,14 +19,13 @@ PYTEST = [sys.executable, "-m", "pytest", "-m", "not performance"]
 NOTHING_COLLECTED = 5
 # Balanced by what they take: durations are at the end of each part's output.
 PARTS = {
-    "doors": ("tests/e2e", "tests/server", "tests/workers"),
+    "doors": ("tests/e2e", "tests/storage", "tests/workers", "tests/upstream/test_demo.py"),
     "pages": (
         "tests/e2e/test_dashboard_browser.py",
         "tests/e2e/test_prometheus.py",
         "tests/e2e/test_workers.py",
         "tests/e2e/test_workers_share.py",
         "tests/soak",
-        "tests/storage",
         "tests/test_cli.py",
         "tests/test_cli_ledger.py",
         "tests/test_cli_reports.py",

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
-from proxy.cli import app, make_ready
+from proxy.app import serve
+from proxy.cli import app, main, make_ready
 from proxy.core.version import VERSION
 from proxy.storage.drainer import Drainer
 from tests.command_line import invoke
@@ -85,8 +86,13 @@ def ledger(tmp_path: Path) -> Path:
     return data_dir
 
 
-def test_version(run: Run) -> None:
+def test_version(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("version").out.startswith(f"tollbridge {VERSION} ")
+    monkeypatch.setattr(sys, "argv", ["tollbridge", "--version"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code
+    assert capsys.readouterr().out == run("version").out, "as people ask it of any program"
     assert run("version", "--json").data["version"] == VERSION
 
 
@@ -149,6 +155,11 @@ def test_a_report_on_a_broken_file_fails_and_says_why(run: Run, file: Path, comm
     done = run(command)
     assert (done.code, done.out) == (1, "")
     assert "providers.yaml:1:1:" in done.err
+    as_json = run(command, "--json")
+    error = json.loads(as_json.out)["error"]
+    assert (as_json.code, as_json.err) == (1, "")
+    assert error["message"].startswith("providers.yaml:1:1: unknown key 'serverr'")
+    assert [(fault["line"], fault["col"]) for fault in error["faults"]] == [(1, 1)]
 
 
 @pytest.mark.parametrize("command", ["usage", "requests"])
@@ -231,6 +242,13 @@ def test_what_cannot_be_meant_is_refused(run: Run, file: Path, options: list[str
     assert run("usage", *options).code == 2
 
 
+def test_an_outcome_that_there_is_not_is_refused_with_those_that_there_are(run: Run, file: Path, ledger: Path) -> None:
+    done = run("requests", "--outcome", "error")
+    assert done.code == 2
+    assert "--outcome" in done.err
+    assert "client_gone" in done.err
+
+
 @pytest.mark.parametrize("since", ["90m", "12h", "7d", "1w", "2020-01-01", "2020-01-01T00:00:00Z"])
 def test_a_begin_is_an_age_or_a_date(run: Run, file: Path, ledger: Path, since: str) -> None:
     assert sum(row["requests"] for row in run("usage", "--since", since, "--json").data) == 3
@@ -298,6 +316,15 @@ def test_output_into_a_pipe_has_no_colours(file: Path, ledger: Path) -> None:
         check=True,
     )
     assert "\x1b" not in done.stdout
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence_and_no_trace(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = Path("/proc/nowhere")
+    code = serve(
+        config=file, env_file=None, host=None, port=0, workers=1, data_dir=nowhere, log_level=None, began=time.monotonic()
+    )
+    assert code == 1
+    assert "the ledger's folder /proc/nowhere cannot be made: No such file or directory" in capsys.readouterr().err
 
 
 def test_a_wrong_log_level_is_refused_before_anything_starts(run: Run, file: Path) -> None:

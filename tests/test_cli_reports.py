@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -308,11 +308,20 @@ def test_quotas_say_how_long_they_last(run: Run, ledger: Path) -> None:
     assert "never" in shown
 
 
-def test_the_free_tiers_that_are_shipped_last_as_long_as_people_say(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("COHERE", "AI21", "GROQ", "HUGGINGFACE", "OPENAI", "GEMINI"):
+@pytest.mark.parametrize("keys", [("COHERE", "AI21", "GROQ", "HUGGINGFACE", "OPENAI", "GEMINI"), ()], ids=["keys", "no keys yet"])
+def test_the_free_tiers_that_are_shipped_last_as_long_as_people_say(
+    run: Run, keys: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in keys:
         monkeypatch.setenv(f"{name}_API_KEY", f"key-of-{name}-0123456789")
     asked = ("--tokens-per-day", "10000", "--tokens-per-request", "500", "--data-dir", ".")
-    rows = run("quotas", *asked, "--config", str(ROOT / "docs/examples/free-tier.yaml"), "--json").data
+    example = ("--config", str(ROOT / "docs/examples/free-tier.yaml"))
+    told = run("quotas", *asked, *example, "--json")
+    rows = told.data
+    assert [chain["chain"] for chain in told.json["chains"]] == ["free"]
+    assert ("groq is reckoned with as if it could be used: no key" in run("quotas", *asked, *example).out) == (not keys)
+    now = {row["provider"] for row in run("quotas", "--data-dir", ".", *example, "--json").data}
+    assert ("groq" in now) == bool(keys), "how things stand is another matter"
     lasts = {row["provider"]: row["lasts_days"] for row in rows}
     assert {name: lasts[name] for name in ("cohere", "ai21", "groq", "huggingface", "openai", "gemini")} == {
         "cohere": 500, "ai21": 30, "groq": 720, "huggingface": 3, "openai": 0.5, "gemini": 250,

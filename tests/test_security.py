@@ -51,10 +51,15 @@ def test_what_is_claimed_is_tested_or_said_not_to_hold(claim: str, proof: str) -
 # -- the code
 
 
+LOOKED_AT = (ast.Assign, ast.Attribute, ast.Call, ast.Compare, ast.Import, ast.ImportFrom)
+
+
 def nodes() -> Iterator[tuple[str, ast.AST]]:
     for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(ROOT)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+            if isinstance(node, LOOKED_AT):
+                yield f"{name}:{node.lineno}", node
 
 
 NODES = list(nodes())

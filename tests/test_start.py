@@ -16,6 +16,27 @@ from proxy.app import process_age_s
 ROOT = Path(__file__).parent.parent
 # heavy, and needed by few: an SDK's HTTP stack, price data, a vocabulary, terminal tables, the exposition format
 NOT_AT_START = ("httpx2", "genai_prices", "tiktoken", "typer", "rich", "prometheus_client", "sqlite3.dump", "openai")
+# formats of their own, which a provider that speaks them brings
+FOREIGN_FORMATS = (
+    "proxy.dialects.anthropic.dialect",
+    "proxy.dialects.bedrock.dialect",
+    "proxy.dialects.cohere.dialect",
+    "proxy.dialects.gemini.dialect",
+    "proxy.dialects.vertex",
+)
+FILE = """
+providers: {ollama: {}, local: {dialect: openai, base_url: "http://127.0.0.1:1/v1"}, anthropic: {enabled: false}}
+chains: {chat: [local/one, anthropic/two, ollama/three], "gpt-*": [local/gpt-*]}
+"""
+READ = """
+import sys
+from proxy import app
+from proxy.config import schema
+from proxy.workers import supervisor
+app._from_environment()
+print(*sys.modules, sep="\\n")
+print(*(f"built:{name}" for name, kind in vars(schema).items() if getattr(kind, "__pydantic_complete__", False)), sep="\\n")
+"""
 READY_S = 1.0
 RUNS = 5
 
@@ -27,10 +48,18 @@ def run(code: str) -> str:
 
 
 @pytest.mark.unit
-def test_importing_the_server_loads_nothing_heavy() -> None:
-    loaded = set(run("import sys, proxy.app; print('\\n'.join(sys.modules))").split())
-    assert "proxy.engine.relay" in loaded
-    assert sorted(loaded & set(NOT_AT_START)) == []
+def test_a_server_that_has_read_its_configuration_has_loaded_nothing_that_it_does_not_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "providers.yaml").write_text(FILE, encoding="utf-8")
+    monkeypatch.setenv("TOLLBRIDGE_CONFIG", str(tmp_path / "providers.yaml"))
+    loaded = set(run(READ).split())
+    assert {"proxy.engine.relay", "proxy.dialects.ollama.dialect"} <= loaded
+    assert {"uvloop", "uvicorn.lifespan.on"} <= loaded  # which a worker would load after its fork
+    assert sorted(loaded & {*NOT_AT_START, *FOREIGN_FORMATS}) == []
+    assert sorted(name for name in loaded if name.startswith("built:")) == [
+        "built:File"
+    ]  # each takes as long as all the rest of the file
 
 
 @pytest.mark.unit

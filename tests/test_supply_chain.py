@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 
 from tests.audit import judged
+from tests.audit import main as audit
 
 pytestmark = pytest.mark.unit
 
@@ -184,35 +185,73 @@ def test_the_wheel_holds_the_package_and_nothing_that_python_runs_by_itself(tmp_
 
 # -- make audit
 
+BAD = {"name": "jinja2", "version": "2.4.1", "vulns": [{"id": "PYSEC-2019-217", "fix_versions": ["2.10.1"]}]}
+GOOD_A = {"name": "a", "version": "1", "vulns": []}
+
 
 @pytest.mark.parametrize(
     ("report", "code", "said"),
     [
-        ([{"name": "a", "version": "1", "vulns": []}], 0, "1 packages of requirements.lock: no hole is known"),
+        ([GOOD_A, BAD], 0, "1 packages of requirements.lock: no hole is known"),
         (
-            [{"name": "a", "version": "1", "vulns": [{"id": "GHSA-1", "fix_versions": ["1.1", "2"]}]}],
+            [{"name": "a", "version": "1", "vulns": [{"id": "GHSA-1", "fix_versions": ["1.1", "2"]}]}, BAD],
             1,
             "a 1: GHSA-1, mended in 1.1, 2",
         ),
         (
-            [{"name": "a", "version": "1", "vulns": [{"id": "GHSA-1", "fix_versions": []}]}],
+            [{"name": "a", "version": "1", "vulns": [{"id": "GHSA-1", "fix_versions": []}]}, BAD],
             1,
             "a 1: GHSA-1, mended in no release yet",
         ),
+        ([GOOD_A, {"name": "b", "skip_reason": "not found"}, BAD], 2, "no all-clear: 1 of 2 packages"),
         (
-            [{"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "not found"}],
-            2,
-            "no all-clear: 1 of 2 packages",
-        ),
-        (
-            [{"name": "b", "skip_reason": "x"}, {"name": "a", "version": "1", "vulns": [{"id": "G"}]}],
+            [{"name": "b", "skip_reason": "x"}, {"name": "a", "version": "1", "vulns": [{"id": "G"}]}, BAD],
             1,
             "a 1: G, mended in no release",
         ),
-        ([], 2, "nothing was audited"),
+        ([BAD], 2, "nothing was audited"),
+        ([GOOD_A, {**BAD, "vulns": []}], 2, "no all-clear: whoever was asked does not even know the holes of jinja2 2.4.1"),
+        ([GOOD_A, {"name": "jinja2", "skip_reason": "not found"}], 2, "so it knows no advisories"),
     ],
 )
 def test_an_audit_is_no_all_clear_unless_everything_was_looked_at(report: list[dict[str, object]], code: int, said: str) -> None:
     lines, found = judged(report)
     assert found == code
     assert any(said in line for line in lines)
+
+
+def test_an_audit_asks_about_every_package_and_about_one_that_is_known_to_be_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a pip-audit that knows advisories of its own."""
+    (tmp_path / "pip_audit.py").write_text(
+        """
+import json, re, sys
+from pathlib import Path
+files = [value for name, value in zip(sys.argv, sys.argv[1:]) if name == "--requirement"]
+pins = [pin for file in files for pin in re.findall(r"^([a-z0-9._-]+)==(\\S+)", Path(file).read_text(), re.MULTILINE)]
+holes = {"jinja2": [{"id": "PYSEC-1"}]} | {name: [{"id": "OURS-1"}] for name in sys.argv if "--" not in name}
+print(json.dumps({"dependencies": [{"name": n, "version": v, "vulns": holes.get(n, [])} for n, v in pins]}))
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    packages = locked("requirements.lock")
+    assert not packages.keys() & {"jinja2"}
+    assert audit([]) == 0
+    assert f"{len(packages)} packages of requirements.lock: no hole is known" in capsys.readouterr().out
+    assert audit(["orjson"]) == 1
+    assert "OURS-1" in capsys.readouterr().out
+
+
+def test_an_audit_that_can_ask_nobody_says_so_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pip_audit.py").write_text(
+        "raise SystemExit('HTTPSConnectionPool(host=pypi.org): Failed to establish a connection')"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert audit([]) == 2
+    said = capsys.readouterr().out
+    assert "nothing was audited" in said
+    assert "where https://pypi.org can be reached" in said
+    assert "Failed to establish a connection" in said

@@ -44,7 +44,7 @@ BYTES_PER_MEDIUM_TOKEN: Final = 64  # and for inline media this many bytes of ba
 BUSY_RETRY_S: Final = 1.0
 NO_PRICE: Final = (
     "has a hard budget, and a model that may answer has no known price: "
-    "give it one under prices: in providers.yaml, or make the budget soft"
+    "give it one under prices: in providers.yaml, or make the budget soft."
 )
 THIS: Final = {"day": " today", "month": " this month", "once": ""}
 
@@ -71,7 +71,7 @@ class BudgetAccount:
     @property
     def whose(self) -> str:
         scope, name = self.key
-        return "the total budget" if name is None else f"the budget of {scope} {name}"
+        return "The total budget" if name is None else f"The budget of {scope} {name}"
 
     def fits(self, budget: Budget) -> bool:
         """Whether what was counted can stand for another budget: its period is the same."""
@@ -88,17 +88,17 @@ class BudgetAccount:
         if priced:
             return None
         scope, name = self.key
-        return BudgetExceeded(f"{'everything' if name is None else f'{scope} {name}'} {NO_PRICE}")
+        return BudgetExceeded(f"{'Everything' if name is None else f'{scope.capitalize()} {name}'} {NO_PRICE}")
 
     def _exceeded(self, tally: Tally, used: int, held: int) -> BudgetExceeded:
         limit = self.budget.limit_nusd
         spent = f"${nusd_to_usd(used)} of ${nusd_to_usd(limit)} spent"
         if used < limit:
-            message = f"{self.whose} is taken up by requests in flight: {spent}, ${nusd_to_usd(held)} held"
+            message = f"{self.whose} is taken up by requests in flight: {spent}, ${nusd_to_usd(held)} held."
             return BudgetExceeded(message, retry_after_s=BUSY_RETRY_S)
         if tally.end is None:
-            return BudgetExceeded(f"{self.whose} is used up: {spent}, and it does not reset")
-        message = f"{self.whose} is used up: {spent}{THIS[self.budget.per]}; it resets at {rfc3339(tally.end)}"
+            return BudgetExceeded(f"{self.whose} is used up: {spent}, and it does not reset.")
+        message = f"{self.whose} is used up: {spent}{THIS[self.budget.per]}; it resets at {rfc3339(tally.end)}."
         return BudgetExceeded(message, retry_after_s=tally.end - self._clock.wall())
 
     def hold(self, bound_nusd: int, until: float) -> Hold:

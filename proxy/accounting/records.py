@@ -91,6 +91,7 @@ class Begin(NamedTuple):
 class Progress(NamedTuple):
     attempt_id: str
     output_tokens: int  # estimated so far
+    cost_nusd: int | None = None  # of that and of the estimated prompt; a record of an earlier release ends before it
 
     @property
     def t(self) -> Literal["P"]:
@@ -231,6 +232,11 @@ _POSITIONAL: dict[type, Callable[[Any], tuple[Any, ...]]] = {
 def pick(of: type, *names: str) -> Callable[[Fields], Any]:
     """Takes the named fields out of an array of that kind: a tuple, or the one value."""
     return itemgetter(*(LAYOUT[of].index(name) for name in names))
+
+
+def span(of: type, first: str, last: str) -> slice:
+    """Where the fields from one to another are in an array of that kind."""
+    return slice(LAYOUT[of].index(first), LAYOUT[of].index(last) + 1)
 
 
 def named(record: Fields) -> dict[str, Any]:

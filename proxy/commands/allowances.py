@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -15,6 +16,7 @@ from proxy.commands.running import NotRunning, Running
 from proxy.commands.shell import Place, console, print_json
 from proxy.commands.source import SystemClock, opened
 from proxy.config.settings import Settings
+from proxy.core.target import Chain
 from proxy.core.ulid import UlidFactory
 from proxy.monitoring import reports
 from proxy.storage.drainer import Drainer, DrainerBusy
@@ -24,6 +26,7 @@ from proxy.terminal.reports import chains as chains_sheet
 from proxy.terminal.reports import quotas as quotas_sheet
 from proxy.terminal.sheet import table
 
+NO_KEY = "no key"  # how the reason begins for which a provider is disabled that lacks nothing but its key
 HOW_A_BUDGET = "none is set (a provider's, for one: providers.NAME.budget: {usd: 50, per: month})"
 HOW_A_QUOTA = "none is set (for one: providers.NAME.quotas: [{tokens: 500000, per: month}])"
 
@@ -47,15 +50,17 @@ def budgets(place: Place) -> None:
 
 
 def quotas(place: Place, *, tokens_per_day: float | None, tokens_per_request: float | None) -> None:
-    settings = place.settings()
+    read = place.settings()
+    settings = read if tokens_per_day is None else _as_if_keyed(read)
     report = place.run(_quotas(settings, tokens_per_day, tokens_per_request))
     if place.as_json:
         print_json(report["data"], chains=report["chains"])
         return
     terminal = console()
-    idle = [p for p in settings.providers.values() if p.quotas and not p.enabled]
+    idle = [provider for provider in read.providers.values() if provider.quotas and not provider.enabled]
     for provider in idle:
-        terminal.print(f"{provider.name} has quotas, but cannot be used: {provider.disabled}", style="dim", markup=False)
+        what = "is reckoned with as if it could be" if settings.providers[provider.name].enabled else "has quotas, but cannot be"
+        terminal.print(f"{provider.name} {what} used: {provider.disabled}", style="dim", markup=False)
     if not report["data"]:
         if not idle:
             terminal.print(HOW_A_QUOTA, markup=False)
@@ -64,6 +69,22 @@ def quotas(place: Place, *, tokens_per_day: float | None, tokens_per_request: fl
     terminal.print(table(chains_sheet(report), terminal.width))
     if tokens_per_day is None:
         terminal.print("at the pace of the last weeks; another: --tokens-per-day N", style="dim")
+
+
+def _as_if_keyed(settings: Settings) -> Settings:
+    """Whoever plans with a rate of their own may plan with providers that lack nothing but their key."""
+    lacking = {
+        name: replace(provider, disabled=None)
+        for name, provider in settings.providers.items()
+        if provider.quotas and provider.disabled is not None and provider.disabled.startswith(NO_KEY)
+    }
+
+    def keyed(chain: Chain) -> Chain:
+        targets = [replace(target, provider=lacking.get(target.provider.name, target.provider)) for target in chain.targets]
+        return replace(chain, targets=tuple(targets))
+
+    chains = {name: keyed(chain) for name, chain in settings.chains.items()}
+    return replace(settings, providers={**settings.providers, **lacking}, chains=chains)
 
 
 async def _quotas(settings: Settings, tokens_per_day: float | None, tokens_per_request: float | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Coroutine, Sized
+from collections.abc import Coroutine, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -18,6 +18,7 @@ from proxy.config.location import config_path
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from proxy.config.faults import ConfigFault
     from proxy.config.settings import Settings
 
 _T = TypeVar("_T")
@@ -40,7 +41,7 @@ class Place:
     failure: int = 1
 
     def settings(self, *, faults_to_stdout: bool = False) -> Settings:
-        """Or an exit with 1 that names every fault; for `check` the faults are the report."""
+        """Or an exit that names every fault; for `check` the faults are the report."""
         # pydantic and YAML, which a report with --data-dir does not need
         from proxy.config.load import ConfigError, load
 
@@ -48,12 +49,10 @@ class Place:
         try:
             return load(path, environ=os.environ, env_file=self.env_file, overrides={"data_dir": self.data_dir})
         except ConfigError as error:
-            if self.as_json:
-                faults = [
-                    {"file": f.file, "line": f.line, "col": f.col, "message": f.message, "help": HELP_WITH_FAULTS}
-                    for f in error.faults
-                ]
-                print_json({"faults": faults, "warnings": [], "config": None})
+            if self.as_json and faults_to_stdout:
+                print_json({"faults": told(error.faults, HELP_WITH_FAULTS), "warnings": [], "config": None})
+            elif self.as_json:
+                print_faults(error.faults, HELP_WITH_FAULTS)
             else:
                 typer.echo("\n".join(map(str, error.faults)), err=not faults_to_stdout)
                 typer.echo(f"what mends it: {HELP_WITH_FAULTS}", err=True)
@@ -98,6 +97,17 @@ def console() -> Console:
 
 def print_json(data: Any, **more: Any) -> None:
     typer.echo(json.dumps({"data": data, **more}, indent=2, ensure_ascii=False))
+
+
+def told(faults: Sequence[ConfigFault], help_page: str) -> list[dict[str, Any]]:
+    return [{"file": f.file, "line": f.line, "col": f.col, "message": f.message, "help": help_page} for f in faults]
+
+
+def print_faults(faults: Sequence[ConfigFault], help_page: str) -> None:
+    """What a report says with `--json` when a file that it needs has faults."""
+    more = f" (and {count(faults[1:], 'more fault')})" if faults[1:] else ""
+    error = {"message": f"{faults[0]}{more}", "faults": told(faults, help_page)}
+    typer.echo(json.dumps({"error": error}, indent=2, ensure_ascii=False))
 
 
 def print_warnings(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from proxy.accounting.pricing import PriceBook
-from proxy.commands.shell import Place, console, print_json
+from proxy.commands.shell import Place, console, print_faults, print_json
 from proxy.config.faults import ConfigError
 from proxy.config.settings import Settings
 from proxy.core.target import Target
@@ -52,8 +52,7 @@ def _scenario(place: Place, path: Path, settings: Settings) -> Scenario:
         return load_scenario(path, stand_in(settings, settings.data_dir).settings)
     except ConfigError as error:
         if place.as_json:
-            faults = [{"file": f.file, "line": f.line, "col": f.col, "message": f.message, "help": HELP} for f in error.faults]
-            print_json({"faults": faults})
+            print_faults(error.faults, HELP)
         else:
             typer.echo("\n".join(map(str, error.faults)), err=True)
             typer.echo(f"what may be written: {HELP}", err=True)

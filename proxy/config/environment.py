@@ -7,7 +7,9 @@ expanded, and the real environment is never overridden.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from proxy.config.faults import ConfigFault, one_line
 
 MAX_SECRET_FILE_BYTES = 64 << 10
+MOUNTED = (Path("/run"), Path("/var/run"))  # where Docker, systemd and others put secrets, for one program's eyes
 VARIABLE = re.compile(r"\$\$(?=\{)|\$\{([^{}]*)\}|\$\{")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENV_LINE = re.compile(r"(?:export[ \t]+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*(?P<value>.*)", re.DOTALL)
@@ -30,13 +33,15 @@ class BadVariable(ValueError):
 class Expanded:
     """A value with its variables filled in. `missing` says of each that could not be why, and then `text` is of no use.
 
-    `variables`: there was at least one. `defaulted`: at least one fell back to what stands after `:-`.
+    `variables`: there was at least one. `defaulted`: at least one fell back to what stands after `:-`. `exposed`: files that every user of
+    this machine may read or change.
     """
 
     text: str
     missing: list[str] = field(default_factory=list)
     variables: bool = False
     defaulted: bool = False
+    exposed: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -83,6 +88,8 @@ class Environment:
         try:
             with path.open("rb") as file:
                 content = file.read(MAX_SECRET_FILE_BYTES + 1)
+                if os.fstat(file.fileno()).st_mode & (stat.S_IROTH | stat.S_IWOTH) and not any(map(path.is_relative_to, MOUNTED)):
+                    result.exposed.append(one_line(name))
             if len(content) > MAX_SECRET_FILE_BYTES:
                 raise BadVariable(f"the file {one_line(name)} is larger than 64 KiB (name the file that holds the secret alone)")
             return content.decode().rstrip("\r\n")

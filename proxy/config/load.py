@@ -146,6 +146,9 @@ def _expand_text(text: str, path: Path, draft: Draft) -> str:
         draft.cut.add(path)
         return ""
     kind = secret_kind(path)
+    if kind and expanded.exposed:
+        files = " ".join(expanded.exposed)
+        draft.warn(path, f"every user of this machine may read or change a secret in a file (chmod 600 {files})")
     reasons = tuple(expanded.missing)
     if not expanded.variables:
         draft.literal.add(path)

@@ -9,6 +9,7 @@ from proxy.config.faults import Path, did_you_mean, one_line
 from proxy.config.schema import File, Section, attribute, section_at
 
 NEVER_SHOWN = frozenset(("admin_token", "api_key", "api_keys", "headers", "key", "key_pepper", "keys", "metrics_token", "proxy"))
+OF_A_KEY = "[key]"  # how pydantic's location ends where a mapping's key is wrong, and not what stands behind it
 NOUNS = {
     "int": "a whole number",
     "float": "a number",
@@ -54,7 +55,10 @@ def describe(details: Details, path: Path, found: object, root: type[Section] = 
     if kind == "unit":
         return f"{_shown(path, found)}: {details['msg']}"
     if kind in ("literal_error", "enum"):
-        return _choice(path, found, context)
+        expected = str(context.get("expected", "")).replace(" or ", ", ")
+        return _choice(path, found, [word.strip("' ") for word in expected.split(", ")])
+    if kind == "string_pattern_mismatch":
+        return _choice(path, found, str(context.get("pattern", "")).strip("^()$").split("|"))
     if kind in BOUNDS:
         bound, words = BOUNDS[kind]
         return f"{_shown(path, found)}: must be {words} {context.get(bound)}{_advice(path, root)}"
@@ -74,8 +78,10 @@ def _keys(section: type[Section] | None) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()] if section else []
 
 
-def _choice(path: Path, found: object, context: Mapping[str, Any]) -> str:
-    words = [word.strip("' ") for word in str(context.get("expected", "")).replace(" or ", ", ").split(", ")]
+def _choice(path: Path, found: object, words: list[str]) -> str:
+    if path[-1] == OF_A_KEY:
+        name = str(path[-2])
+        return f"unknown key '{one_line(name)}'" + did_you_mean(name, words, otherwise=f"known here: {', '.join(words)}")
     listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     return f"{_shown(path, found)}: not one of the words known here" + did_you_mean(
         str(found), words, otherwise=f"write {listed}"

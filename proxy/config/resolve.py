@@ -14,6 +14,7 @@ from proxy.config.check import calls_itself, check_judges, warn_of_mixed_embeddi
 from proxy.config.choosing import cache_of, chain_cache, hedge_of, quality_of, weights_of
 from proxy.config.draft import Draft
 from proxy.config.faults import Path, did_you_mean, one_line
+from proxy.config.idle import warn_of_no_effect
 from proxy.config.patterns import literal_length
 from proxy.config.providers import budget_of, build_provider, health_settings
 from proxy.config.schema import AuthSection, ChainSection, ClientSection, File, ShareSection, TargetSection, Tuning
@@ -35,6 +36,7 @@ from proxy.core.target import DEFAULT_FAILOVER_ON, STATIC, CacheSettings, Chain,
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+_SECRET = frozenset(("api_key", "api_keys", "proxy", "headers"))  # keys of a provider that may hold one
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +87,18 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
     admin, metrics, pepper = _tokens(draft, secrets)
     clients, by_digest = _clients(draft, admin, secrets)
     _warn_of_idle_chains(exact, draft)
+    warn_of_no_effect(chains, draft)
     data_dir = FilePath(effective["data_dir"]) if effective.get("data_dir") else draft.base / (file.data_dir or "data")
     auth_none = file.auth == "none"
-    wildcards = [(name, template.targets, chains[name].model_dump()) for name, template in templates]
-    models = {
-        name: section.model_dump(exclude={"api_key", "api_keys", "proxy", "headers"}) for name, section in file.providers.items()
-    }
+    wildcards = [(name, template.targets, chains[name].written()) for name, template in templates]
+    models = {name: section.written(but=_SECRET) for name, section in file.providers.items()}
     cache, auto = cache_of(file.cache), _auto(file, exact, factory, chain_cache(None, file.cache))
     budgets = (budget_of(file.budget), _budgets(file.departments), _budgets(file.agents))
     retention, ledger, alerts = retention_of(file.retention), ledger_of(file.ledger), alerts_of(file.alerts, draft, secrets)
     settings = Settings(
         hash=fingerprint(
             (
-                (server, auth_none, admin, metrics, providers, exact, wildcards, models, file.defaults.model_dump(), clients),
+                (server, auth_none, admin, metrics, providers, exact, wildcards, models, file.defaults.written(), clients),
                 (budgets, retention, ledger, alerts, pepper, cache, auto),
             )
         ),

@@ -186,6 +186,23 @@ class Section(BaseModel):
             if item is not None or name not in fields or fields[name].default_factory is None
         }
 
+    def written(self, *, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """As plain data, without the keys `but`. For `model_dump` pydantic would build each kind of section anew, which takes a start as
+        long as reading the file."""
+        return {name: _plain(value) for name, value in self if name not in but}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Section():
+            return value.written()
+        case dict():
+            return {name: _plain(inner) for name, inner in value.items()}
+        case list():
+            return [_plain(inner) for inner in value]
+        case _:
+            return value
+
 
 class TimeoutsSection(Section):
     """The four clocks of an attempt. Durations carry units."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from proxy.core.alerts import Levels
 from proxy.core.target import Secret
 
 SLACK_HOST = "hooks.slack.com"
+NO_APPRISE = "apprise is not installed, so nothing can be sent there (install it: pip install 'tollbridge[alerts]')"
 
 
 def retention_of(section: RetentionSection) -> Retention:
@@ -67,6 +69,8 @@ def _destination(section: DestinationSection, path: Path, draft: Draft) -> Desti
         draft.fault(path, "alerts go to a webhook or by apprise (write one of the two)")
         return None
     if section.apprise is not None:
+        if find_spec("apprise") is None:
+            draft.warn((*path, "apprise"), NO_APPRISE)
         return Destination("apprise", Secret(section.apprise), section.least)
     assert section.webhook is not None
     if fault := url_fault(section.webhook, ("http", "https")):

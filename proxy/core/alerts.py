@@ -43,6 +43,7 @@ _TABLE = (
         None,
         "The ledger's disk is full, fails or has just failed: requests are refused or go unrecorded.",
     ),
+    AlertKind("ledger_corrupt", "error", None, "The ledger's database was corrupt, and was made anew from the journal."),
     AlertKind("config_reload", "error", None, "The configuration file is broken; the last good one is in force."),
 )
 ALERT_KINDS: dict[str, AlertKind] = {kind.name: kind for kind in _TABLE}

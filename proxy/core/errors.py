@@ -7,6 +7,7 @@ a `ProxyError` only when the chain is spent (`routing/verdict.py` holds that tab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -173,6 +174,10 @@ class ModelNotFound(CallerError):
 class MethodNotAllowed(CallerError):
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class SlowClient(CallerError):

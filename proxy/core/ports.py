@@ -81,7 +81,7 @@ class UpstreamResponse(Protocol):
     async def read(self) -> bytes:
         """The next bytes of the body, as many as are there; `b""` at its end.
 
-        Raises UpstreamError (reset_body, truncated, malformed, too_large). Cancellation is safe: call `close` afterwards.
+        Raises UpstreamError (reset_body, truncated, malformed, too_large). Cancellation is safe: `close` afterwards, or go on reading.
         """
 
     def close(self) -> None:

@@ -17,6 +17,8 @@ from proxy.core.target import Target
 from proxy.core.usage import Usage
 
 MAX_KEPT_TEXT_BYTES = 256 * 1024  # of an answer, so that it can be counted when the upstream reports no usage
+# what a look into JSON of another shape than expected raises: the upstream's fault, never to be the proxy's
+WRONG_SHAPE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 @dataclass(slots=True)

@@ -57,7 +57,7 @@ from proxy.core.events import (
 from proxy.core.target import Target
 from proxy.core.usage import Usage
 from proxy.dialects.base import MAX_KEPT_TEXT_BYTES, WholeAnswer
-from proxy.dialects.openai_chat import DONE
+from proxy.dialects.openai_chat import DONE, completion_id, usage_object
 
 MAX_DEPTH = 200  # orjson reads 1024 levels and writes 254
 MAX_HELD_EXTRAS_BYTES = 1024 * 1024  # of one choice; more than that is told early
@@ -533,28 +533,6 @@ def _call_object(call: CollectedCall) -> dict[str, Any]:
 
 def _image(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
-
-
-def completion_id(request: ChatRequest) -> str:
-    return f"chatcmpl-{request.id}"
-
-
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage`, the total counted anew."""
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cached_input_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-            "audio_tokens": usage.input_audio_tokens,
-        },
-        "completion_tokens_details": {
-            "reasoning_tokens": usage.reasoning_tokens,
-            "audio_tokens": usage.output_audio_tokens,
-        },
-    }
 
 
 def _nothing() -> UpstreamError:

@@ -24,8 +24,7 @@ from proxy.core.target import Prefix, Target
 from proxy.core.usage import Usage
 from proxy.dialects.anthropic.models import continues_prefix
 from proxy.dialects.base import AnswerStream, OutboundDialect, OutboundRequest, WholeAnswer
-from proxy.dialects.chat_encoder import usage_object
-from proxy.dialects.openai_chat import DONE
+from proxy.dialects.openai_chat import DONE, usage_object
 from proxy.dialects.seam import Seam, anchor_of
 from proxy.dialects.told import MAX_SENT_BYTES, Told
 from proxy.wire.sse import SseSplitter, event_data

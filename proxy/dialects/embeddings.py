@@ -28,9 +28,8 @@ from proxy.core.chat import ChatRequest
 from proxy.core.errors import CannotCarry, ErrorClass, UpstreamError
 from proxy.core.target import Target
 from proxy.core.usage import Usage
-from proxy.dialects.base import OutboundDialect, OutboundRequest, WholeAnswer
+from proxy.dialects.base import WRONG_SHAPE, OutboundDialect, OutboundRequest, WholeAnswer
 from proxy.dialects.knobs import Knobs
-from proxy.dialects.native import WRONG_SHAPE
 from proxy.dialects.openai_chat import parse_mending
 from proxy.dialects.openai_errors import error_from_object
 from proxy.dialects.openai_fields import quirked

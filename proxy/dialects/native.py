@@ -19,15 +19,13 @@ from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.events import Event, KeepAlive, StreamFailed
 from proxy.core.target import Target
 from proxy.core.usage import Usage
-from proxy.dialects.base import AnswerStream, OutboundRequest, WholeAnswer
+from proxy.dialects.base import WRONG_SHAPE, AnswerStream, OutboundRequest, WholeAnswer
 from proxy.dialects.chat_encoder import StreamDecoder as StreamDecoder  # a dialect's second half: imported from here
 from proxy.dialects.chat_encoder import TranslatedStream, encode_whole
 from proxy.dialects.openai_chat import MAX_MALFORMED_EVENTS, parse_mending, text_of_completion, whole_to_stream
 from proxy.wire.ndjson import LineSplitter, LineTooLarge
 from proxy.wire.sse import EventTooLarge, SseSplitter, event_data
 
-# what a look into JSON of another shape than expected raises: the upstream's fault, never to be the proxy's
-WRONG_SHAPE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 _KEEP_ALIVE = KeepAlive()
 
 

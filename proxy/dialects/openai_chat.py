@@ -440,6 +440,28 @@ class ChatStream:
         return None
 
 
+def completion_id(request: ChatRequest) -> str:
+    return f"chatcmpl-{request.id}"
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """OpenAI's `usage`, the total counted anew."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "audio_tokens": usage.input_audio_tokens,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "audio_tokens": usage.output_audio_tokens,
+        },
+    }
+
+
 def _chunks_of(data: bytes) -> list[dict[str, Any]] | None:
     """The JSON objects of `data: {…}\\n\\n` events, parsed together; None when the bytes hold anything but such events."""
     if b"\r" in data:

@@ -14,7 +14,7 @@ floats (Perplexity's are bytes).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -29,7 +29,7 @@ from proxy.dialects.base import OutboundRequest, WholeAnswer
 from proxy.dialects.embeddings import NeverStreamed, answer_object, as_base64, check_count, embeddings_error, wants_base64
 from proxy.dialects.openai_chat import UsageReader, patched_body
 from proxy.dialects.openai_errors import decode_error, error_from_object
-from proxy.dialects.openai_request import FORBIDDEN, checked_model, error_object, parse_object, take_tags
+from proxy.dialects.openai_request import FORBIDDEN, checked_model, error_object, nobody, parse_object, take_tags
 
 MAX_INPUTS = 2048
 ENCODINGS = ("float", "base64")
@@ -38,15 +38,19 @@ _FORMS = "a string, a list of strings, a list of tokens, or a list of such lists
 
 
 class OpenAIEmbeddingsInbound:
-    """Implements `InboundDialect`."""
+    """Implements `InboundDialect`. `on_forbidden`: as for chat."""
 
     name = "openai"
+
+    def __init__(self, on_forbidden: Callable[[], None] = nobody) -> None:
+        self._on_forbidden = on_forbidden
 
     def decode_request(self, body: bytes) -> ChatRequest:
         parsed = parse_object(body)
         model = checked_model(parsed.get("model"))
         _check_input(parsed.get("input"))
         if not FORBIDDEN.isdisjoint(parsed):
+            self._on_forbidden()
             parsed = {key: value for key, value in parsed.items() if key not in FORBIDDEN}
         encoding = parsed.get("encoding_format")
         if encoding is not None and encoding not in ENCODINGS:

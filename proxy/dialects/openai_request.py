@@ -8,7 +8,7 @@ Everything else is the upstream's to judge, unknown fields included.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -36,10 +36,17 @@ _TAGS = ("department", "agent", "task", "task_id")
 _NO_NEEDS: frozenset[str] = frozenset()
 
 
+def nobody() -> None:
+    """Is told of fields that have no effect where nobody counts them."""
+
+
 class OpenAIChatInbound:
-    """Implements `InboundDialect`."""
+    """Implements `InboundDialect`. `on_forbidden` is told when a body has fields that are taken out of it."""
 
     name = "openai"
+
+    def __init__(self, on_forbidden: Callable[[], None] = nobody) -> None:
+        self._on_forbidden = on_forbidden
 
     def decode_request(self, body: bytes) -> ChatRequest:
         parsed = parse_object(body)
@@ -47,6 +54,7 @@ class OpenAIChatInbound:
         model = checked_model(get("model"))
         needs = _check_messages(get("messages"))
         if not FORBIDDEN.isdisjoint(parsed):
+            self._on_forbidden()
             parsed = {key: value for key, value in parsed.items() if key not in FORBIDDEN}
             get = parsed.get
         integers = _INTEGERS & parsed.keys()
@@ -113,7 +121,8 @@ def too_deep(value: Any, limit: int) -> bool:
 def checked_model(model: object) -> str:
     """A name that can stand in a log, a header and a row. Raises InvalidRequest, ModelNotFound."""
     if not isinstance(model, str) or not model:
-        raise InvalidRequest("`model` is missing: name a chain, or a model as provider/name.", param="model")
+        fault = "is missing" if model is None or model == "" else "must be a text"
+        raise InvalidRequest(f"`model` {fault}: name a chain, or a model as provider/name.", param="model")
     if model.isascii() and model.isprintable() and len(model) <= MAX_MODEL_BYTES:
         return model
     if len(model.encode()) > MAX_MODEL_BYTES or not model.isprintable() or unicodedata.normalize("NFC", model) != model:
@@ -193,9 +202,8 @@ def take_tags(body: dict[str, Any]) -> Tags:
 
 def clean_tag(value: object) -> str | None:
     """A tag as it may stand in a row: short and printable, or None."""
-    if isinstance(value, str) and value and len(value) <= MAX_TAG_CHARS and value.isprintable():
-        return value
-    return None
+    tag = value.strip() if isinstance(value, str) else ""
+    return tag if tag and len(tag) <= MAX_TAG_CHARS and tag.isprintable() else None
 
 
 def _needs(body: dict[str, Any]) -> list[str]:

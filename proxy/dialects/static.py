@@ -11,8 +11,7 @@ import orjson
 from proxy.core.chat import ChatRequest
 from proxy.core.target import Target
 from proxy.dialects.base import OutboundRequest
-from proxy.dialects.chat_encoder import completion_id
-from proxy.dialects.openai_chat import OpenAIChat
+from proxy.dialects.openai_chat import OpenAIChat, completion_id
 
 
 class StaticChat(OpenAIChat):

@@ -8,6 +8,8 @@ from functools import lru_cache
 from proxy.core.errors import CallerError, ProxyError
 from proxy.core.target import Target
 
+# of every answer that a browser might read
+SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]
 DEGRADED = b"x-tollbridge-degraded"  # names what does not work while requests go on
 
 

@@ -13,24 +13,13 @@ from proxy.accounting.journal import Journal
 from proxy.accounting.pricing import PriceBook
 from proxy.accounting.spending import Spending
 from proxy.accounting.tokens import TokenCounter
-from proxy.accounting.usage import usage_from_openai
 from proxy.core.deadlines import Deadlines
 from proxy.core.ports import Clock, UpstreamTransport
 from proxy.core.redact import Redactor
 from proxy.core.shared import ALONE, Shared
-from proxy.dialects.anthropic.dialect import AnthropicMessages
-from proxy.dialects.base import OutboundDialect
-from proxy.dialects.bedrock.dialect import BedrockConverse
-from proxy.dialects.bedrock.embeddings import BedrockEmbeddings
-from proxy.dialects.cohere.dialect import CohereChat
-from proxy.dialects.gemini.dialect import Gemini
-from proxy.dialects.native_embeddings import CohereEmbeddings, GeminiEmbeddings, OllamaEmbeddings, VertexEmbeddings
-from proxy.dialects.ollama.dialect import OllamaChat
-from proxy.dialects.openai_chat import AzureChat, OpenAIChat
-from proxy.dialects.openai_embeddings import AzureEmbeddings, OpenAIEmbeddings, OpenAIEmbeddingsInbound
+from proxy.dialects.openai_embeddings import OpenAIEmbeddingsInbound
 from proxy.dialects.openai_request import OpenAIChatInbound
-from proxy.dialects.static import StaticChat
-from proxy.dialects.vertex import Vertex
+from proxy.engine.formats import chats, embedders
 from proxy.engine.services import Authorizer, Log, Meter, Services
 from proxy.routing.deployment import Deployments
 from proxy.routing.plan import ChainTrickle
@@ -58,25 +47,18 @@ class World:
 
 
 def assemble(world: World) -> Services:
-    spending = world.spending
-    chats: dict[str, OutboundDialect] = {
-        "openai": OpenAIChat(usage_from_openai),
-        "azure": AzureChat(usage_from_openai),
-        "anthropic": AnthropicMessages(),
-        "gemini": Gemini(),
-        "vertex": Vertex(),
-        "cohere": CohereChat(),
-        "ollama": OllamaChat(),
-        "bedrock": BedrockConverse(),
-        "static": StaticChat(usage_from_openai),
-    }
+    spending, meter = world.spending, world.meter
+
+    def forbidden() -> None:
+        meter.count("forbidden_fields")
+
     services = Services(
         clock=world.clock,
         random=world.random,
         sleep=world.sleep,
         deadlines=Deadlines(),
         journal=world.journal,
-        meter=world.meter,
+        meter=meter,
         log=world.log,
         redact=world.redact,
         deployments=Deployments(world.random, allowances=spending.allowances, shared=world.shared),
@@ -91,18 +73,10 @@ def assemble(world: World) -> Services:
         executor=world.executor,
         transports={**world.transports, "static": StaticTransport()},
         authorizer=world.authorizer,
-        inbound=OpenAIChatInbound(),
-        outbound=chats,
-        embeddings_inbound=OpenAIEmbeddingsInbound(),
-        embedders={
-            "openai": OpenAIEmbeddings(usage_from_openai),
-            "azure": AzureEmbeddings(usage_from_openai),
-            "gemini": GeminiEmbeddings(chats["gemini"]),
-            "vertex": VertexEmbeddings(chats["vertex"]),
-            "cohere": CohereEmbeddings(chats["cohere"]),
-            "ollama": OllamaEmbeddings(chats["ollama"]),
-            "bedrock": BedrockEmbeddings(chats["bedrock"]),
-        },
+        inbound=OpenAIChatInbound(forbidden),
+        outbound=chats(),
+        embeddings_inbound=OpenAIEmbeddingsInbound(forbidden),
+        embedders=embedders(),
     )
     spending.throttle.learned = lambda now: services.deployments.told_limits(now, world.clock.wall())
     return services

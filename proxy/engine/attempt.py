@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
-from proxy.accounting.journal import Journal
 from proxy.core.chat import ChatRequest
 from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import Clock, HeaderList, RequestHead, Sink, UpstreamResponse, UpstreamTransport
@@ -38,6 +38,7 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 _TTFB_TIMEOUT = ErrorClass.TTFB_TIMEOUT  # members that are needed for every request; looked up on their class they are slow
 
 Headers = Callable[["Attempt", bytes], HeaderList]
+Progress = Callable[["Attempt", int], None]  # an attempt, and how many tokens of its answer came so far
 
 
 class Attempt:
@@ -149,7 +150,7 @@ class Attempt:
                 return self._dialect.stream_from_whole(self.body, request)
         return await self._first_content(response, request, start)
 
-    async def carry(self, first: bytes, *, total_at: float, sink: Sink, headers: Headers, journal: Journal) -> bytes:
+    async def carry(self, first: bytes, *, total_at: float, sink: Sink, headers: Headers, progress: Progress) -> bytes:
         """Hands on a stream that has been reached, beginning with `first`; returns its last bytes, which are still to be sent."""
         self.committed = True  # from here on the caller sees something: no other target can take over
         sink.start(200, headers(self, EVENT_STREAM))
@@ -158,7 +159,7 @@ class Attempt:
             return first
         out = first
         if not stream.done and stream.error is None:
-            out = await self._pump(response, stream, out, total_at, sink, journal)
+            out = await self._pump(response, stream, out, total_at, sink, progress)
         return out + self._closed(stream, out)
 
     async def linger(self) -> None:
@@ -172,14 +173,14 @@ class Attempt:
             if not await response.read():
                 return
 
-    async def outlast(self, *, total_at: float, journal: Journal) -> bool:
+    async def outlast(self, *, total_at: float, progress: Progress) -> bool:
         """The caller has left, and the provider bills to the end: reads on to there, for what it tells of usage, and gives it to nobody.
         Whatever ends that early does no harm. False: the task was cancelled by somebody else."""
         response, stream, control = self._response, self.stream, self.control
         if response is None or stream is None:
             return True
         idle_s = self.candidate.target.timeouts.between_tokens_s
-        pipe = Pipe(self.id, stream, Nobody(), control, journal, self._clock.monotonic, idle_s=idle_s, total_at=total_at)
+        pipe = Pipe(stream, Nobody(), control, partial(progress, self), self._clock.monotonic, idle_s=idle_s, total_at=total_at)
         while not stream.done and stream.error is None:
             pipe.arm()
             try:
@@ -308,12 +309,12 @@ class Attempt:
         return tail
 
     async def _pump(
-        self, response: UpstreamResponse, stream: AnswerStream, out: bytes, total_at: float, sink: Sink, journal: Journal
+        self, response: UpstreamResponse, stream: AnswerStream, out: bytes, total_at: float, sink: Sink, progress: Progress
     ) -> bytes:
         """Carries the stream to its end; returns what is still to be sent with it."""
         control = self.control
         idle_s = self.candidate.target.timeouts.between_tokens_s
-        pipe = Pipe(self.id, stream, sink, control, journal, self._clock.monotonic, idle_s=idle_s, total_at=total_at)
+        pipe = Pipe(stream, sink, control, partial(progress, self), self._clock.monotonic, idle_s=idle_s, total_at=total_at)
         flowing = sink.push(out) if out else True
         while True:
             if not flowing:

@@ -16,7 +16,7 @@ from proxy.accounting.usage import estimate_input
 from proxy.core.errors import ErrorClass, LedgerUnavailable, UpstreamError
 from proxy.core.money import NUSD_PER_USD
 from proxy.core.target import Chain, Target
-from proxy.core.usage import Usage
+from proxy.core.usage import Usage, UsageSource
 from proxy.engine.attempt import Attempt
 from proxy.engine.exchange import Exchange
 from proxy.engine.services import Services
@@ -114,6 +114,13 @@ class Books:
         self.attempts = n
         return attempt_id, n
 
+    def progress(self, attempt: Attempt, output_tokens: int) -> None:
+        """What a stream has come to so far, by estimate: all that is known of it should this process be killed."""
+        services = self._services
+        used = Usage(estimate_input(self._exchange.request.body_bytes), output_tokens, source=UsageSource.ESTIMATED)
+        cost_nusd, _ = charge(used, services.prices.rates(attempt.candidate.target, services.clock.wall()))
+        services.journal.append_fields(("P", attempt.id, output_tokens, cost_nusd))
+
     def end(
         self,
         attempt: Attempt,
@@ -151,7 +158,7 @@ class Books:
             error_class, category, message = error.error_class.value, rule.category, error.message
             if error.status is not None:
                 status = error.status
-            if usage is None and rule.billed == "risk" and error.sent:
+            if usage is None and rule.billed == "risk" and error.sent and not _was_no_answer(error, attempt):
                 at_risk = estimate_input(exchange.request.body_bytes)
         tokens = used.input_tokens + used.output_tokens
         self.tokens += tokens
@@ -360,6 +367,11 @@ def _of_resumed(closing: Closing) -> Closing:
 def _was_sent(error: UpstreamError) -> bool:
     """Whether the provider can have seen it. A connection that was closed before the request came has not taken it there."""
     return error.sent and error.error_class is not ErrorClass.STALE_RETRY
+
+
+def _was_no_answer(error: UpstreamError, attempt: Attempt) -> bool:
+    """Bytes that are no HTTP, or a head without end: whoever sends that has not worked on the request."""
+    return error.error_class is ErrorClass.MALFORMED and attempt.status is None
 
 
 def _says_ok(error: UpstreamError | None) -> bool | None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.accounting.journal import Journal
 from proxy.accounting.usage import estimate_output
 from proxy.core.errors import ErrorClass
 from proxy.dialects.base import AnswerStream
 from proxy.engine.control import Control
 
 PROGRESS_S = 2.0
+PROGRESS_TOKENS = 256
+FIRST_LOOK_EVENTS, LOOK_EVENTS = 8, 64  # to count the tokens of a stream so far takes as long as a chunk of it
 # looked up once: a member costs fifteen times what a global does, and these are needed for every chunk
 _IDLE_TIMEOUT, _TOTAL_TIMEOUT = ErrorClass.IDLE_TIMEOUT, ErrorClass.TOTAL_TIMEOUT
-PROGRESS_EVENTS = 256
 
 
 class Taker(Protocol):
@@ -35,46 +35,49 @@ class Nobody:
 
 
 class Pipe:
-    """`last` holds back what came with the end, or before a fault: those bytes go out once the attempt is settled."""
+    """`last` holds back what came with the end, or before a fault: those bytes go out once the attempt is settled. `progress` hears how
+    many tokens came so far, by estimate: after 2 s or 256 tokens, whichever is first, with the event that comes next."""
 
     __slots__ = (
-        "_attempt_id",
         "_control",
         "_idle_s",
-        "_journal",
+        "_look_at",
+        "_looked_events",
+        "_looked_tokens",
         "_monotonic",
+        "_progress",
         "_progress_at",
-        "_progress_events",
         "_seen",
         "_sink",
         "_stream",
+        "_told",
         "_total_at",
         "last",
     )
 
     def __init__(
         self,
-        attempt_id: str,
         stream: AnswerStream,
         sink: Taker,
         control: Control,
-        journal: Journal,
+        progress: Callable[[int], None],
         monotonic: Callable[[], float],
         *,
         idle_s: float,
         total_at: float,
     ) -> None:
-        self._attempt_id = attempt_id
         self._stream = stream
         self._sink = sink
         self._control = control
-        self._journal = journal
+        self._progress = progress
         self._monotonic = monotonic
         self._idle_s = idle_s
         self._total_at = total_at
         self._seen = stream.events
         self._progress_at = monotonic() + PROGRESS_S
-        self._progress_events = stream.events + PROGRESS_EVENTS
+        self._look_at = stream.events + FIRST_LOOK_EVENTS
+        self._told = self._looked_tokens = 0
+        self._looked_events = stream.events
         self.last = b""
 
     def consume(self, data: bytes) -> bool:
@@ -101,7 +104,17 @@ class Pipe:
         else:
             control.phase = _TOTAL_TIMEOUT
             control.deadline = self._total_at
-        if now >= self._progress_at or self._seen >= self._progress_events:
+        if now >= self._progress_at or self._seen >= self._look_at:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """The next look is when there should be 256 tokens more, as the events since the last one were."""
+        tokens = estimate_output(self._stream.text_bytes)
+        came, events = tokens - self._looked_tokens, self._seen - self._looked_events
+        self._looked_tokens, self._looked_events = tokens, self._seen
+        if now >= self._progress_at or tokens - self._told >= PROGRESS_TOKENS:
             self._progress_at = now + PROGRESS_S
-            self._progress_events = self._seen + PROGRESS_EVENTS
-            self._journal.append_fields(("P", self._attempt_id, estimate_output(self._stream.text_bytes)))
+            self._told = tokens
+            self._progress(tokens)
+        ahead = (self._told + PROGRESS_TOKENS - tokens) * events // max(came, 1)
+        self._look_at = self._seen + min(max(ahead, 1), LOOK_EVENTS)

@@ -309,7 +309,7 @@ class Relay:
                 last = await attempt.reach(exchange.request, transport, head, total_at=total_at, fresh=step.fresh)
             if exchange.request.stream:
                 last = await attempt.carry(
-                    last, total_at=total_at, sink=self._sink, headers=self._ends.headers, journal=services.journal
+                    last, total_at=total_at, sink=self._sink, headers=self._ends.headers, progress=self._books.progress
                 )
             if self._ends.gate is not None:
                 self._ends.gate.ahead(self._way, step.position)
@@ -353,7 +353,7 @@ class Relay:
         if not target.provider.drain_on_disconnect:
             return True
         self._sink.abort()  # a caller who does not read is still there
-        return await attempt.outlast(total_at=self._onward.total_at(target), journal=self._services.journal)
+        return await attempt.outlast(total_at=self._onward.total_at(target), progress=self._books.progress)
 
     def _begin(self, candidate: Candidate, permit: Permit, now: float) -> tuple[Attempt, RequestHead]:
         """An attempt that is written down and may be sent. Raises CannotCarry and LedgerUnavailable."""
@@ -399,10 +399,10 @@ class Relay:
         )
 
     def _embedder(self, provider: Provider) -> OutboundDialect:
-        found = self._services.embedders.get(provider.dialect)
-        if found is None:
-            raise CannotCarry("embeddings")
-        return found
+        try:
+            return self._services.embedders[provider.dialect]
+        except KeyError:
+            raise CannotCarry("embeddings") from None
 
     def _passed_over(self, target: Target, lack: CannotCarry, step: _Step) -> _Step:
         """The target's format has no words for this request, which showed only when it was to be written in it."""

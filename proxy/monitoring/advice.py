@@ -25,7 +25,7 @@ from proxy.config.settings import Settings, usable
 from proxy.core.money import NUSD_PER_USD, nusd_to_usd, usd_to_nusd
 from proxy.core.target import Chain, Target
 from proxy.core.usage import Usage
-from proxy.monitoring.outlook import Pace, Sums, month_end, read_pace
+from proxy.monitoring.outlook import Days, Pace, month_end, read_pace
 from proxy.monitoring.query import month_start_ms, rfc3339
 
 Kind = Literal[
@@ -120,7 +120,7 @@ class Evidence:
         return {"since": rfc3339(start_ms / 1000), "until": rfc3339(self.until_ms / 1000)}
 
 
-class Ledger(Sums, Protocol):
+class Ledger(Days, Protocol):
     """What is asked of the ledger; see `storage/queries.py`."""
 
     async def usage(

@@ -30,7 +30,14 @@ MAX_OPEN = 1_000
 MAX_MESSAGE = 500  # characters
 MAX_SUBJECT = 200
 # how long a condition must be gone before its alert is over, so that what comes and goes is told once
-HOLD_S = {"budget": 0.0, "quota": 0.0, "config_reload": 0.0, "fallback_used": 300.0, "unpriced_model": 3600.0}
+HOLD_S = {
+    "budget": 0.0,
+    "quota": 0.0,
+    "config_reload": 0.0,
+    "fallback_used": 300.0,
+    "unpriced_model": 3600.0,
+    "ledger_corrupt": 3600.0,
+}
 DEFAULT_HOLD_S = 60.0
 _ROUNDING_S = 0.001  # the ledger keeps milliseconds
 _ONCE_A_PERIOD = frozenset(("budget", "quota"))

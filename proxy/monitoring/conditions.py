@@ -95,7 +95,7 @@ class Observation:
 
     `traffic` is by provider. `rises`: by how much a rate per minute grows each second. `unpriced`: (provider, model) of tokens that
     nobody could price since the last look. `ledger_problem`: what is wrong with writing records; `config_problem`: with the file that is
-    not in force.
+    not in force. `ledger_remade`: the ledger's database was set aside since the last look.
     """
 
     cards: Sequence[Card] | None = None
@@ -109,6 +109,7 @@ class Observation:
     unpriced: Sequence[tuple[str, str]] | None = None
     ledger_lag_s: float | None = None
     ledger_problem: str | None = None
+    ledger_remade: bool = False
     config_problem: str | None = None
 
 
@@ -351,6 +352,13 @@ def _writes(seen: Observation, _settings: Settings) -> Iterator[_Found]:
         yield _Found("ledger", seen.ledger_problem)
 
 
+def _corrupt(seen: Observation, _settings: Settings) -> Iterator[_Found]:
+    if seen.ledger_remade:
+        yield _Found(
+            "ledger", "The ledger's database was corrupt and is made anew: what the kept journal lacks is in the old file."
+        )
+
+
 def _config(seen: Observation, settings: Settings) -> Iterator[_Found]:
     if seen.config_problem is not None:
         name = settings.path.name if settings.path is not None else "configuration"
@@ -375,6 +383,7 @@ _LOOKS: dict[str, tuple[str | None, Look]] = {
     "unpriced_model": ("unpriced", _unpriced),
     "ledger_lag": ("ledger_lag_s", _lag),
     "ledger_writes": (None, _writes),
+    "ledger_corrupt": (None, _corrupt),
     "config_reload": (None, _config),
 }
 assert _LOOKS.keys() == ALERT_KINDS.keys()

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Protocol
 
-from proxy.core.money import usd_to_nusd
 from proxy.monitoring.lifespan import DAY_S, WINDOW_DAYS, Day, Profile, Rate, month_end_nusd, observed, profile
 
-Record = dict[str, Any]
+UsedOnDay = tuple[str, str | None, int, int, int]  # its date, the name, attempts, tokens, nano-dollars
 
 
-class Sums(Protocol):
+class Spent(Protocol):
+    async def spend_by_day(
+        self, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
+    ) -> list[tuple[str, int]]: ...
+
+
+class Days(Protocol):
     """What is asked of the ledger; see `storage/queries.py`."""
 
-    async def usage(
-        self,
-        group_by: Sequence[str],
-        since_ms: int | None = None,
-        until_ms: int | None = None,
-        *,
-        filters: Mapping[str, str] = ...,
-    ) -> list[Record]: ...
+    async def used_by_day(
+        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
+    ) -> list[UsedOnDay]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +42,19 @@ class Pace:
         return month_end_nusd(spent_nusd, daily or Profile(0.0), wall, end)
 
 
-async def read_pace(ledger: Sums, wall: float, *, scope: str | None = None, filters: Mapping[str, str] | None = None) -> Pace:
+async def read_pace(ledger: Days, wall: float, *, scope: str | None = None, filters: Mapping[str, str] | None = None) -> Pace:
     """Of everything, or of each `scope` (provider, client, department, agent) besides."""
-    groups = ["day"] if scope is None else ["day", scope]
-    rows = await ledger.usage(groups, _window_ms(wall), None, filters=filters or {})
+    rows = await ledger.used_by_day(scope, _window_ms(wall), None, filters=filters or {})
     if not rows:
         return Pace(None)
-    sums = [(_day(row), float(usd_to_nusd(row["cost_usd"])), row.get(scope or "")) for row in rows]
     named: dict[str | None, list[tuple[float, float]]] = {}
-    for start, cost, name in sums if scope is not None else ():
-        named.setdefault(name, []).append((start, cost))
+    for day, name, _, _, cost_nusd in rows if scope is not None else ():
+        named.setdefault(name, []).append((_begin(day), float(cost_nusd)))
     return Pace(
         # what costs nothing is known to cost nothing
-        profile([(start, cost) for start, cost, _ in sums], wall) or Profile(0.0),
+        profile([(_begin(day), float(cost_nusd)) for day, _, _, _, cost_nusd in rows], wall) or Profile(0.0),
         {name: profile(days, wall) for name, days in named.items()},
     )
-
-
-class Spent(Protocol):
-    async def spend_by_day(
-        self, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
-    ) -> list[tuple[str, int]]: ...
 
 
 async def read_spending_pace(ledger: Spent, wall: float, filters: Mapping[str, str]) -> Pace:
@@ -70,13 +63,12 @@ async def read_spending_pace(ledger: Spent, wall: float, filters: Mapping[str, s
     return Pace(profile([(_begin(day), float(cost)) for day, cost in days], wall) or Profile(0.0))
 
 
-async def read_rates(ledger: Sums, wall: float, group: str) -> dict[str, Rate | None]:
+async def read_rates(ledger: Days, wall: float, group: str) -> dict[str, Rate | None]:
     """How much is asked of each provider or chain, as quotas count it: attempts that were sent, and their tokens."""
     days: dict[str, list[Day]] = {}
-    for row in await ledger.usage(["day", group], _window_ms(wall), None):
-        if row[group] is not None:
-            tokens = row["input_tokens"] + row["output_tokens"]
-            days.setdefault(row[group], []).append(Day(_day(row), row["attempts"], tokens))
+    for day, name, attempts, tokens, _ in await ledger.used_by_day(group, _window_ms(wall), None, filters={}):
+        if name is not None:
+            days.setdefault(name, []).append(Day(_begin(day), attempts, tokens))
     return {name: observed(each, wall) for name, each in days.items()}
 
 
@@ -91,9 +83,6 @@ def _window_ms(wall: float) -> int:
     return round((wall // DAY_S - WINDOW_DAYS) * DAY_S * 1000)
 
 
-def _day(row: Record) -> float:
-    return _begin(row["day"])
-
-
+@lru_cache(maxsize=128)
 def _begin(day: str) -> float:
     return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()

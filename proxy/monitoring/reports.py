@@ -7,30 +7,34 @@ Nothing here reads a clock, and of the ledger only its sums.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC
 from functools import lru_cache
-from typing import Any
+from typing import get_args
 from zoneinfo import ZoneInfo
 
 from proxy.accounting.periods import period
 from proxy.accounting.states import BudgetState, QuotaState, RateState
 from proxy.config.settings import usable
+from proxy.core.alerts import ALERT_KINDS
 from proxy.core.errors import InvalidValue
 from proxy.core.limits import JUDGE_TASK, Per
 from proxy.core.money import nusd_to_usd, usd_to_nusd
-from proxy.monitoring.advice import PriceOf, advise, read_evidence
-from proxy.monitoring.lifespan import Forecast, Rate, chain_forecast, given, quota_forecasts
+from proxy.monitoring.advice import Kind, PriceOf, advise, read_evidence
+from proxy.monitoring.lifespan import Forecast, Profile, Rate, chain_forecast, given, quota_forecasts
 from proxy.monitoring.outlook import Pace, month_end, read_pace, read_rates, read_spending_pace
 from proxy.monitoring.picture import Picture, Rationed, Record
 from proxy.monitoring.query import HOUR_MS, Query, day_start_ms, month_start_ms, rfc3339
 from proxy.monitoring.sums import Ledger, Remembered, Step
 from proxy.storage.hours import steps
+from proxy.storage.usage import GROUPS
 
 MAX_ROWS = 100  # of a table by provider, model and so on: the dearest
 MAX_STEPS = 2_400  # a hundred days by the hour
 MAX_SERIES = 50
+MAX_POINTS = 3_600  # of all series together: as many of the largest as that is enough for
+MAX_USAGE = 1_000  # rows of one answer
 MAX_PERIODS = 4_096
 AUTO_HOURS = 72  # up to so many a series is by the hour unless told
 OPEN = ("open", "acknowledged")
@@ -84,14 +88,38 @@ def _checked(picture: Picture) -> str | None:
 
 
 async def usage(ledger: Ledger, query: Query, group_by: Sequence[str] = ()) -> Record:
-    """Raises InvalidValue for a group that is none."""
+    """All rows. Raises InvalidValue for a group that is none."""
+    return {"data": await _usage_rows(ledger, query, group_by)}
+
+
+async def usage_page(
+    ledger: Ledger, query: Query, group_by: Sequence[str] = (), *, limit: int = MAX_USAGE, after: int = 0
+) -> Record:
+    """At most MAX_USAGE rows, of those that come `after` so many; `next`: the `after` of the next page, or None. Raises InvalidValue,
+    also for more than a moment's work."""
+    limit = min(limit, MAX_USAGE)
+    rows = await _usage_rows(ledger, query, group_by, limit=limit + 1, after=after, bounded=True)
+    return {"data": rows[:limit], "next": str(after + limit) if len(rows) > limit else None}
+
+
+async def _usage_rows(
+    ledger: Ledger, query: Query, group_by: Sequence[str], *, limit: int | None = None, after: int = 0, bounded: bool = False
+) -> list[Record]:
     try:
-        rows = await ledger.usage(
-            group_by, query.since_ms, query.until_ms, time_zone=query.time_zone, filters=query.filters, percentiles=True
+        return await ledger.usage(
+            group_by,
+            query.since_ms,
+            query.until_ms,
+            time_zone=query.time_zone,
+            filters=query.filters,
+            percentiles=True,
+            limit=limit,
+            after=after,
+            bounded=bounded,
         )
     except KeyError as error:
-        raise InvalidValue(f"`group_by` cannot be {error.args[0]!r}.", param="group_by") from None
-    return {"data": rows}
+        known = ", ".join(GROUPS)
+        raise InvalidValue(f"`group_by` cannot be {error.args[0]!r}: it takes {known}.", param="group_by") from None
 
 
 async def dashboard(picture: Picture, ledger: Ledger, query: Query) -> Record:
@@ -215,7 +243,8 @@ async def fallback_stats(ledger: Ledger, query: Query) -> Record:
 
 
 async def timeseries(ledger: Ledger, query: Query, *, step: str | None = None, group_by: str | None = None) -> Record:
-    """One row for each hour or day, and, if grouped, for each of the MAX_SERIES groups with the most requests: empty ones too.
+    """One row for each hour or day, and, if grouped, for each of the groups with the most requests: empty ones too. Of groups there
+    are at most MAX_SERIES, and as many as make MAX_POINTS together.
 
     `step` None: by the hour up to AUTO_HOURS, else by the day. Raises InvalidValue.
     """
@@ -225,40 +254,49 @@ async def timeseries(ledger: Ledger, query: Query, *, step: str | None = None, g
         raise InvalidValue("`step` must be hour or day.", param="step")
     if span_ms > MAX_STEPS * HOUR_MS * (1 if length == "hour" else 24):
         raise InvalidValue(f"That is more than {MAX_STEPS:,} steps: take a later `since` or a longer `step`.", param="since")
+    times = _steps(query, length)
+    names: list[str | None] = []
     try:
+        if group_by is not None:
+            names = await _largest(ledger, query, group_by, min(MAX_SERIES, max(1, MAX_POINTS // max(1, len(times)))))
         rows = await ledger.timeseries(
-            length, query.since_ms, query.until_ms, time_zone=query.time_zone, filters=query.filters, group_by=group_by
+            length,
+            query.since_ms,
+            query.until_ms,
+            time_zone=query.time_zone,
+            filters=query.filters,
+            group_by=group_by,
+            among=names,
         )
     except KeyError as error:
         raise InvalidValue(f"`group_by` cannot be {error.args[0]!r}.", param="group_by") from None
-    times = _steps(query, length)
     if group_by is None:
         found = {row["time"]: row for row in rows}
-        return {"step": length, "data": [_point(time, found.get(time), {}) for time in sorted({*times, *found})]}
-    requests: dict[Any, int] = {}
-    for row in rows:
-        requests[row[group_by]] = requests.get(row[group_by], 0) + row["requests"]
+        return {"step": length, "data": [found.get(time) or _nothing(time, {}) for time in sorted({*times, *found})]}
     by_both = {(row["time"], row[group_by]): row for row in rows}
-    names = sorted(requests, key=lambda name: -requests[name])[:MAX_SERIES]
+    every = sorted({*times, *(row["time"] for row in rows)})
     return {
         "step": length,
-        "data": [
-            _point(time, by_both.get((time, name)), {group_by: name})
-            for name in names
-            for time in sorted({*times, *(row["time"] for row in rows)})
-        ],
+        "data": [by_both.get((time, name)) or _nothing(time, {group_by: name}) for name in names for time in every],
     }
 
 
+async def _largest(ledger: Ledger, query: Query, group: str, most: int) -> list[str | None]:
+    """The names with the most requests."""
+    rows = await ledger.usage([group], query.since_ms, query.until_ms, time_zone=query.time_zone, filters=query.filters)
+    return [row[group] for row in sorted(rows, key=lambda row: -row["requests"])[:most]]
+
+
 _LENGTHS: dict[str, Step] = {"hour": "hour", "day": "day"}
-_COUNTED = ("requests", "ok", "failed", "failed_over", "input_tokens", "output_tokens")
-_MEASURED = ("success_rate", "p50_ms", "p95_ms", "first_token_p95_ms")
+_NOTHING: Record = {
+    **dict.fromkeys(("requests", "ok", "failed", "failed_over", "input_tokens", "output_tokens"), 0),
+    "cost_usd": "0",
+    **dict.fromkeys(("success_rate", "p50_ms", "p95_ms", "first_token_p95_ms")),
+}
 
 
-def _point(time: str, row: Record | None, group: Record) -> Record:
-    if row is None:
-        return {"time": time, **group, **dict.fromkeys(_COUNTED, 0), "cost_usd": "0", **dict.fromkeys(_MEASURED)}
-    return {"time": time, **group, **{name: row[name] for name in (*_COUNTED, "cost_usd", *_MEASURED)}}
+def _nothing(time: str, group: Record) -> Record:
+    return {"time": time, **group, **_NOTHING}
 
 
 def _steps(query: Query, step: Step) -> list[str]:
@@ -281,8 +319,9 @@ async def _by(ledger: Ledger, query: Query, group: str) -> list[Record]:
         time_zone=query.time_zone,
         filters=query.filters,
         percentiles=group in _ANSWERING,
+        limit=MAX_ROWS,
     )
-    return [{"name": row[group], **{key: value for key, value in row.items() if key != group}} for row in rows[:MAX_ROWS]]
+    return [{"name": row[group], **{key: value for key, value in row.items() if key != group}} for row in rows]
 
 
 async def _month(picture: Picture, ledger: Ledger, filters: Mapping[str, str]) -> Record:
@@ -308,11 +347,16 @@ async def _month(picture: Picture, ledger: Ledger, filters: Mapping[str, str]) -
 async def budgets(picture: Picture, ledger: Ledger) -> Record:
     """`projection_usd`: what will have been spent when the period ends."""
     pace = await read_pace(ledger, picture.wall) if picture.budgets else Pace(None)
+    paces: dict[str, Pace] = {}
     found = []
     for budget in picture.budgets:
         own = pace
-        if budget.scope != "total" and budget.resets is not None and pace.whole is not None:
-            own = await read_spending_pace(ledger, picture.wall, _spenders(budget))
+        if budget.scope == "judge" and budget.resets is not None and pace.whole is not None:
+            own = await read_spending_pace(ledger, picture.wall, {"agent": budget.name or "", "task": JUDGE_TASK})
+        elif budget.scope != "total" and budget.resets is not None and pace.whole is not None:
+            if budget.scope not in paces:
+                paces[budget.scope] = await read_pace(ledger, picture.wall, scope=budget.scope)
+            own = Pace(paces[budget.scope].by_name.get(budget.name) or Profile(0.0))
         end = own.by_the_end(budget.spent_nusd, wall=picture.wall, end=budget.resets)
         found.append(
             {
@@ -423,12 +467,6 @@ def _limit(rate: RateState) -> Record:
     }
 
 
-def _spenders(budget: BudgetState) -> dict[str, str]:
-    """Whose rows a budget is spent by."""
-    name = budget.name or ""
-    return {"agent": name, "task": JUDGE_TASK} if budget.scope == "judge" else {budget.scope: name}
-
-
 def _budget(picture: Picture, scope: str, name: str | None) -> BudgetState | None:
     found = (budget for budget in picture.budgets if budget.scope == scope and (scope == "total" or budget.name == name))
     return next(found, None)
@@ -455,6 +493,7 @@ async def alerts(
     """Open and acknowledged ones before resolved ones, each newest first; `open`: how many are not resolved."""
     if state not in (None, "open", "acknowledged", "resolved"):
         raise InvalidValue("`state` must be open, acknowledged or resolved.", param="state")
+    _known([] if kind is None else [kind], ALERT_KINDS)
     found = {alert["id"]: alert for alert in await ledger.alerts(limit + len(picture.alerts), kind=kind)}
     found |= {alert["id"]: alert for alert in picture.alerts if kind is None or alert["kind"] == kind}
     newest = sorted(found.values(), key=lambda alert: alert["raised"], reverse=True)
@@ -467,6 +506,13 @@ async def alerts(
 
 async def budget_alerts(picture: Picture, ledger: Ledger, *, state: str | None = None, limit: int = 100) -> Record:
     return await alerts(picture, ledger, state=state, kind="budget", limit=limit)
+
+
+def _known(kinds: Iterable[str], known: Collection[str]) -> None:
+    """One that is misspelt would look like good news."""
+    unknown = next((kind for kind in kinds if kind not in known), None)
+    if unknown is not None:
+        raise InvalidValue(f"`kind` cannot be {unknown!r}: it takes {', '.join(known)}.", param="kind")
 
 
 def _moment(wall: float | None) -> str | None:
@@ -484,6 +530,7 @@ async def advice(
     picture: Picture, ledger: Ledger, prices: PriceOf, *, compare: Sequence[str] = (), kinds: Sequence[str] = ()
 ) -> Record:
     """`compare`: targets to reckon with besides those of the chains. `kinds`: only these."""
+    _known(kinds, get_args(Kind))
     evidence = await read_evidence(ledger, picture.settings, prices, picture.wall, compare=compare)
     return {"data": [found.as_dict() for found in advise(evidence) if not kinds or found.kind in kinds]}
 

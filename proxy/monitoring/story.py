@@ -27,7 +27,7 @@ _THEN = {
     "earlier": "the earlier one was better and was given",
 }
 _WISHES = {
-    "prefer": "{} first",
+    "prefer": "by {} first",
     "exclude": "without {}",
     "require": "only with {}",
     "max_cost_usd": "for at most ${}",
@@ -285,10 +285,10 @@ def _ending(row: Record) -> str:
         told += f", after {_ms(row['duration_ms'])}"
     if row["overhead_ms"] is not None:
         told += f", of which the proxy itself took {_ms(row['overhead_ms'])}"
-    cost = "a price that nobody knows" if row["cost_usd"] is None else f"${row['cost_usd']}"
+    cost = "Nobody knows what it cost" if row["cost_usd"] is None else f"It cost ${row['cost_usd']}"
     quality = "" if row["quality"] is None else f" Its quality measured {row['quality']:g}."
     dropped = f" Parameters that were dropped: {_listed(row['dropped'])}." if row["dropped"] else ""
-    return f"{told}. It cost {cost}.{quality}{dropped}"
+    return f"{told}. {cost}.{quality}{dropped}"
 
 
 # -- words

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
+from proxy.monitoring.outlook import UsedOnDay
+
 Record = dict[str, Any]
 _T = TypeVar("_T")
 Step = Literal["hour", "day"]
@@ -23,6 +25,9 @@ class Ledger(Protocol):
         time_zone: str = ...,
         filters: Mapping[str, str] = ...,
         percentiles: bool = ...,
+        limit: int | None = ...,
+        after: int = ...,
+        bounded: bool = ...,
     ) -> list[Record]: ...
     async def totals(
         self, since_ms: int | None = None, until_ms: int | None = None, filters: Mapping[str, str] = ...
@@ -36,11 +41,15 @@ class Ledger(Protocol):
         time_zone: str = ...,
         filters: Mapping[str, str] = ...,
         group_by: str | None = ...,
+        among: Sequence[str | None] = ...,
     ) -> list[Record]: ...
     async def fallbacks(self, since_ms: int, until_ms: int) -> list[Record]: ...
     async def spend_by_day(
         self, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
     ) -> list[tuple[str, int]]: ...
+    async def used_by_day(
+        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
+    ) -> list[UsedOnDay]: ...
     async def alerts(self, limit: int, open_only: bool = ..., kind: str | None = ...) -> list[Record]: ...
 
 
@@ -61,11 +70,25 @@ class Remembered:
         time_zone: str = "UTC",
         filters: Mapping[str, str] = _NONE,
         percentiles: bool = False,
+        limit: int | None = None,
+        after: int = 0,
+        bounded: bool = False,
     ) -> list[Record]:
-        key = ("usage", tuple(group_by), since_ms, until_ms, time_zone, _frozen(filters), percentiles)
+        key = ("usage", tuple(group_by), since_ms, until_ms, time_zone, _frozen(filters), percentiles, limit, after, bounded)
         ask = self._ledger.usage
         return await self._once(
-            key, lambda: ask(group_by, since_ms, until_ms, time_zone=time_zone, filters=filters, percentiles=percentiles)
+            key,
+            lambda: ask(
+                group_by,
+                since_ms,
+                until_ms,
+                time_zone=time_zone,
+                filters=filters,
+                percentiles=percentiles,
+                limit=limit,
+                after=after,
+                bounded=bounded,
+            ),
         )
 
     async def totals(
@@ -83,11 +106,12 @@ class Remembered:
         time_zone: str = "UTC",
         filters: Mapping[str, str] = _NONE,
         group_by: str | None = None,
+        among: Sequence[str | None] = (),
     ) -> list[Record]:
-        key = ("timeseries", step, since_ms, until_ms, time_zone, _frozen(filters), group_by)
+        key = ("timeseries", step, since_ms, until_ms, time_zone, _frozen(filters), group_by, tuple(among))
         ask = self._ledger.timeseries
         return await self._once(
-            key, lambda: ask(step, since_ms, until_ms, time_zone=time_zone, filters=filters, group_by=group_by)
+            key, lambda: ask(step, since_ms, until_ms, time_zone=time_zone, filters=filters, group_by=group_by, among=among)
         )
 
     async def fallbacks(self, since_ms: int, until_ms: int) -> list[Record]:
@@ -98,6 +122,12 @@ class Remembered:
     ) -> list[tuple[str, int]]:
         key = ("spend_by_day", since_ms, until_ms, _frozen(filters))
         return await self._once(key, lambda: self._ledger.spend_by_day(since_ms, until_ms, filters=filters))
+
+    async def used_by_day(
+        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = _NONE
+    ) -> list[UsedOnDay]:
+        key = ("used_by_day", group, since_ms, until_ms, _frozen(filters))
+        return await self._once(key, lambda: self._ledger.used_by_day(group, since_ms, until_ms, filters=filters))
 
     async def alerts(self, limit: int, open_only: bool = False, kind: str | None = None) -> list[Record]:
         key = ("alerts", limit, open_only, kind)

@@ -12,6 +12,7 @@ from proxy.config.settings import Settings
 from proxy.core.ports import Clock
 from proxy.monitoring.alerts import AlertDesk, Log
 from proxy.monitoring.conditions import AnswerFlow, Card, ChainFlow, Observation, RateKey, Traffic, observe, rate_key, unseen
+from proxy.telemetry.readings import OTHER
 
 LOOK_EVERY_S = 5.0
 WINDOW_S = 300.0
@@ -32,7 +33,8 @@ async def _nothing_yet() -> None:
 class Views:
     """Where a look goes; None is an answer, too: it cannot be seen now. `answered`: chain -> (answers, those by another target than the
     first), `unpriced`: (provider, model) -> attempts, `measured`: (provider, model) -> (answers that were measured, those of them that
-    were low), all since the start. Those that are not awaited must be quick."""
+    were low), `ledger_remade`: how often its database was set aside, all since the start. What is counted under `other`, for want of
+    room, is of no one chain or model, and nothing is told of it. Those that are not awaited must be quick."""
 
     settings: Callable[[], Settings]
     cards: Callable[[], Sequence[Card] | None] = _nothing
@@ -45,6 +47,7 @@ class Views:
     measured: Callable[[], Mapping[tuple[str, str], tuple[int, int]]] = dict
     ledger_lag_s: Callable[[], Awaitable[float | None]] = _nothing_yet
     ledger_problem: Callable[[], str | None] = _nothing
+    ledger_remade: Callable[[], int] = int
     config_problem: Callable[[], str | None] = _nothing
 
 
@@ -63,6 +66,7 @@ class Watch:
         self._measures = _Flows(views.measured())
         self._trends = _Trends()
         self._unpriced = dict(views.unpriced())
+        self._remade = views.ledger_remade()
         self._fault: str | None = None
 
     async def run(self) -> None:
@@ -89,18 +93,25 @@ class Watch:
             quotas=views.quotas(),
             rates=rates,
             rises=self._trends.take(rates or (), now),
-            chains=[ChainFlow(*flow) for flow in self._flows.take(views.answered(), now)],
-            answers=[AnswerFlow(*model, *counts) for model, *counts in self._measures.take(views.measured(), now)],
+            chains=[ChainFlow(*flow) for flow in self._flows.take(views.answered(), now) if flow[0] != OTHER],
+            answers=[
+                AnswerFlow(*model, *counts) for model, *counts in self._measures.take(views.measured(), now) if model[0] != OTHER
+            ],
             unpriced=self._new_unpriced(),
             ledger_lag_s=lag_s,
             ledger_problem=views.ledger_problem(),
+            ledger_remade=self._was_remade(),
             config_problem=views.config_problem(),
         )
         self._desk.update(observe(observation, views.settings()), unseen(observation))
 
+    def _was_remade(self) -> bool:
+        before, self._remade = self._remade, self._views.ledger_remade()
+        return self._remade > before
+
     def _new_unpriced(self) -> list[tuple[str, str]]:
         before, self._unpriced = self._unpriced, dict(self._views.unpriced())
-        return [key for key, count in self._unpriced.items() if count > before.get(key, 0)]
+        return [key for key, count in self._unpriced.items() if count > before.get(key, 0) and key[0] != OTHER]
 
 
 Named = TypeVar("Named", bound=Hashable)

@@ -11,6 +11,8 @@ go on.
     open_for = min(5 · 2^(k-1), 30) s · U(0.75, 1.25); k is one more after a failed probe or when reopened within 300 s of the
     last close, else 1
 
+Where targets share the load, only so many of them may open by their rate, or the others would be run over: see `Deployments`.
+
 Every change of state and every probe starts a new generation. A result carries the generation that its permit was given in, and
 one of an older generation is ignored: what was sent before the circuit opened says nothing about now. The window is judged when
 a fail is recorded, never on a success. Time is monotonic and passed in, as is the randomness.
@@ -48,7 +50,8 @@ _CLOSED, _OPEN, _HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 class Breaker:
     """`state` changes lazily: an OPEN circuit whose time is over becomes HALF_OPEN when somebody asks for a permit.
 
-    `calm` is true while a permit is certain: CLOSED and not in slow start.
+    `calm` is true while a permit is certain: CLOSED and not in slow start. `by_rate`: it opened for half of its requests failing, not for
+    all of the last ones.
     """
 
     __slots__ = (
@@ -59,6 +62,7 @@ class Breaker:
         "_early",
         "_fails",
         "_k",
+        "_may_open",
         "_probe_until",
         "_random",
         "_settings",
@@ -69,14 +73,20 @@ class Breaker:
         "_total",
         "_total_fails",
         "_width_s",
+        "by_rate",
         "calm",
         "generation",
         "state",
         "until",
     )
 
-    def __init__(self, settings: CircuitSettings, random: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: CircuitSettings, random: Callable[[], float], may_open: Callable[[Breaker], bool] | None = None
+    ) -> None:
+        """`may_open` is asked before it opens by its rate."""
         self._random = random
+        self._may_open = may_open
+        self.by_rate = False
         self.state = _CLOSED
         self.calm = True
         self.generation = 0
@@ -157,6 +167,7 @@ class Breaker:
         if self._closed_at is None or now - self._closed_at > MEMORY_S:
             self._k = 0  # if the probe fails, that is a first opening
         self.state = _HALF_OPEN
+        self.by_rate = False
         self.generation += 1
         self._probe_until = None
         self._end_slow_start()
@@ -236,7 +247,10 @@ class Breaker:
             return True
         if self._consecutive >= settings.failures:
             return True
-        return self._total >= settings.min_requests and self._total_fails / self._total >= settings.error_rate
+        if self._total < settings.min_requests or self._total_fails / self._total < settings.error_rate:
+            return False
+        self.by_rate = self._may_open is None or self._may_open(self)
+        return self.by_rate
 
     def _open(self, now: float, k: int) -> None:
         settings = self._settings
@@ -257,6 +271,7 @@ class Breaker:
 
     def _close(self, now: float) -> None:
         self.state = _CLOSED
+        self.by_rate = False
         self.generation += 1
         self._probe_until = None
         self._early = False

@@ -16,7 +16,7 @@ and a bulkhead counts what is in flight in all of them. Nothing here waits or re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
@@ -437,7 +437,7 @@ class Deployments:
     """All deployments by key, made on demand, at most `limit`: beyond, those idle for longest go.
 
     `layouts` belongs to `plan.py`: what is known of a chain apart from the moment's state. It is emptied whenever a deployment
-    goes.
+    goes. Of a layout's `pool`, the circuits of targets that share a chain's load, half at most open by their rate, one at least.
     """
 
     __slots__ = (
@@ -485,7 +485,7 @@ class Deployments:
                 credential,
                 key_latch,
                 model_latch,
-                Breaker(target.circuit, self._random),
+                Breaker(target.circuit, self._random, self._may_open),
                 self._allowances(target, credential),
                 self._shared,
                 self._hearsay,
@@ -495,6 +495,16 @@ class Deployments:
         elif found.target is not target:
             found.configure(target, self._allowances(target, credential))
         return found
+
+    def _may_open(self, breaker: Breaker) -> bool:
+        """By its rate: what opens for faults in a row does so whatever the others do."""
+        for layout in self.layouts.values():
+            pool: Sequence[Breaker] = layout.pool
+            if breaker in pool:
+                out = sum([other.by_rate and other.state is not State.CLOSED for other in pool])
+                if out >= max(1, len(pool) // 2):
+                    return False
+        return True
 
     def find(self, provider: str, credential: str, upstream_model: str) -> Deployment | None:
         """The deployment of that key, if there is one."""

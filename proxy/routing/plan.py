@@ -16,6 +16,7 @@ from math import inf, lcm
 from typing import Any
 
 from proxy.core.target import NO_CREDENTIAL, Chain, Credential, Target
+from proxy.routing.breaker import Breaker
 from proxy.routing.choice import configured_context, listed
 from proxy.routing.deployment import Deployment, Deployments
 from proxy.routing.verdict import Effect
@@ -31,6 +32,7 @@ BACKOFF_BASE_S = 0.5
 BACKOFF_MAX_S = 8.0
 THROTTLED_BASE_S = 1.0
 BY_STANDING = frozenset(("fastest", "score"))  # strategies that go by how targets have done lately
+SHARING = frozenset(("weighted", "round_robin", "least_busy", "sticky"))  # those that give each target its part of the requests
 
 
 @dataclass(slots=True)
@@ -161,6 +163,7 @@ class Layout:
     chain: Chain
     rows: list[Row]
     turns: int
+    pool: tuple[Breaker, ...] = ()  # where the targets share the load: half of these may open by their rate
     turn: int = -1  # of the keys
     served: int = -1  # requests, for `round_robin`
     views: dict[tuple[frozenset[str], int], View] = field(default_factory=dict)
@@ -186,11 +189,16 @@ def lay_out(chain: Chain, deployments: Deployments) -> Layout:
         chain,
         rows,
         min(MAX_TURNS, lcm(*[len(row.candidates) or 1 for row in rows])),
+        _pool(rows) if chain.strategy in SHARING else (),
     )
     if len(deployments.layouts) >= MAX_LAYOUTS:
         deployments.layouts.clear()
     deployments.layouts[id(chain)] = layout
     return layout
+
+
+def _pool(rows: Sequence[Row]) -> tuple[Breaker, ...]:
+    return tuple([candidate.deployment.breaker for row in rows if row.target.answer is None for candidate in row.candidates])
 
 
 def view_of(layout: Layout, needs: frozenset[str], rotation: int | None) -> View:

@@ -25,6 +25,8 @@ def banner(settings: Settings, *, version: str, host: str, port: int, started_ms
             "  No clients are listed, so every program on this machine may call; list them under `clients:` to ask for keys."
         )
     lines += [f"  ! {warning}" for warning in (*settings.warnings, *warnings_of(settings))]
+    if lines[-1]:
+        lines.append("")
     model = _first_model(settings)
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if settings.needs_key and not settings.auth_none else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'

@@ -17,7 +17,7 @@ PREFLIGHT_MAX_AGE_S = 600
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
 _EXPOSED = (
     b"x-request-id, x-tollbridge-provider, x-tollbridge-model, x-tollbridge-attempts, x-tollbridge-dropped, x-tollbridge-cache, age, "
-    b"server-timing, retry-after, x-should-retry, "
+    b"x-tollbridge-degraded, server-timing, retry-after, x-should-retry, "
     b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )

@@ -1,7 +1,8 @@
 """How new connections come in, and when they do not.
 
 The event loop takes in one connection in each of its turns. While turns are long, those who knock would wait for many of them, a
-load balancer's probe among them: then some more are taken in with each look at the loop (`overload.py`).
+load balancer's probe among them: then some more are taken in with each look at the loop (`overload.py`), and in the midst of a turn
+(`doorbell.py`). Whoever asks there whether the proxy lives is told so at once.
 
 None are taken in while four fifths of the file descriptors are callers' connections, or while only the reserve is left: they wait in
 the kernel's queue, and nothing spins on a door that cannot be opened.
@@ -18,12 +19,14 @@ import asyncio
 import os
 import resource
 import socket
-from collections.abc import Sized
-from typing import Any
+from collections.abc import Callable, Collection
 
 import uvicorn
 
 from proxy.engine.services import Log, Meter
+from proxy.server.addresses import Addresses
+from proxy.server.alive import MAX_PROBE_BYTES, alive_answer, asks_if_alive, asks_to_close
+from proxy.server.fiber import Fiber
 
 SHARE = 0.8
 RESERVE = 64
@@ -33,22 +36,29 @@ _PROBE_FROM = 0.25  # below this share of the limit, nobody asks the kernel
 
 
 class Door:
-    def __init__(self, meter: Meter, log: Log) -> None:
+    def __init__(self, meter: Meter, log: Log, *, new_id: Callable[[], str], addresses: Addresses) -> None:
         self._meter = meter
         self._log = log
+        self._new_id = new_id
+        self._addresses = addresses
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.cap = connections_cap(self._limit)
         self.shut = False
         self._server: uvicorn.Server | None = None
-        self._connections: Sized = ()
+        self._connections: Collection[object] = ()
         self._listeners: list[socket.socket] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._opening: asyncio.Task[None] | None = None
+        self._waiting: list[socket.socket] = []  # let in, and not yet the loop's
 
     @property
     def connections(self) -> int:
         """How many callers' connections are open."""
         return len(self._connections)
+
+    @property
+    def callers(self) -> Collection[object]:
+        """The protocols of these connections."""
+        return self._connections
 
     def attach(self, server: uvicorn.Server) -> None:
         """Once it listens. Under a server that is not ours, connections are that server's own affair."""
@@ -61,6 +71,7 @@ class Door:
 
     def leave(self) -> None:
         """No more connections, ever: the kernel's queue is refused, too."""
+        self.hand_over()
         self._server = None
         for listener in self._listeners:
             listener.close()
@@ -84,20 +95,46 @@ class Door:
             self._opening = asyncio.create_task(self._open())
 
     def take_in(self) -> None:
-        """A few more of those who knock, besides the one in each turn."""
-        server, loop = self._server, asyncio.get_running_loop()
+        """A few more of those who knock, besides the one in each turn. They become the loop's with `hand_over`."""
+        server = self._server
         if server is None or self.shut:
             return
         for listener in self._listeners:
-            for _ in range(min(MORE_IN_A_TURN, self.cap - self.connections)):
+            for _ in range(min(MORE_IN_A_TURN, self.cap - self.connections - len(self._waiting))):
                 try:
                     accepted, _ = listener.accept()
                 except OSError:  # nobody is there, has gone again, or there are no descriptors: the next tick sees to that
                     break
                 accepted.setblocking(False)
-                task = loop.create_task(_serve(loop, server, accepted))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._waiting.append(accepted)
+        if self._waiting and not self._addresses.counts:
+            self._waiting = [one for one in self._waiting if not self._tells_that_it_lives(server, one)]
+
+    def hand_over(self) -> None:
+        """In a callback of the loop: a connection of the loop is read from the next turn on."""
+        waiting, server = self._waiting, self._server
+        if not waiting or server is None:
+            return
+        self._waiting = []
+        loop = asyncio.get_running_loop()
+        for one in waiting:
+            Fiber(loop).start(_serve(loop, server, one))  # a task would begin a turn later
+
+    def _tells_that_it_lives(self, server: uvicorn.Server, accepted: socket.socket) -> bool:
+        """A probe's first question is answered here: as a connection of the loop it would wait for the end of this turn first. True when
+        with that the connection is over."""
+        try:
+            data = accepted.recv(MAX_PROBE_BYTES, socket.MSG_PEEK)
+            if not asks_if_alive(data):
+                return False
+            accepted.recv(len(data))
+            closes = asks_to_close(data)
+            accepted.send(alive_answer(self._new_id(), server.server_state.default_headers, keep_alive=not closes))
+        except OSError:  # it has said nothing yet, or is gone again
+            return False
+        if closes:
+            accepted.close()
+        return closes
 
     def _close(self) -> None:
         server = self._server

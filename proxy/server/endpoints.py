@@ -31,7 +31,7 @@ from proxy.core.errors import (
     UnsupportedMediaType,
 )
 from proxy.dialects.openai_request import checked_model, error_object
-from proxy.engine.answers import error_headers
+from proxy.engine.answers import SAFE_HEADERS, error_headers
 from proxy.engine.control import Control
 from proxy.server.cors import allowed_origin, answer_preflight, shared
 from proxy.server.gateway import Gateway
@@ -41,8 +41,6 @@ from proxy.server.sink import AsgiSink, watch_for_hangup
 MAX_OBJECT_BYTES = 65_536
 ANY_HOST = frozenset(("/livez", "/readyz"))  # whoever watches over machines asks them by their address
 JSON = [(b"content-type", b"application/json")]
-# of every answer that a browser might read
-SAFE_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,8 @@ class Endpoint:
             if declared.path not in ANY_HOST:
                 gateway.guard.check_host(gateway.settings, headers)
             if declared.method not in (scope["method"], "*") and not (scope["method"] == "HEAD" and declared.method == "GET"):
-                raise MethodNotAllowed(f"{scope['path']} takes {' and '.join([line.method for line in self.lines])}.")
+                allowed = [line.method for line in self.lines]
+                raise MethodNotAllowed(f"{scope['path']} takes {' and '.join(allowed)}.", allowed=allowed)
             if declared.handler is None:
                 await self._completion(declared, gateway, scope, receive, sink, request_id)
                 return
@@ -195,7 +194,10 @@ async def _respond(sink: AsgiSink, request_id: str, answer: Answer) -> None:
 
 
 async def tell(sink: AsgiSink, request_id: str, error: ProxyError) -> None:
-    await sink.respond(error.status, [*error_headers(request_id, error), *SAFE_HEADERS], orjson.dumps(error_object(error)))
+    headers = [*error_headers(request_id, error), *SAFE_HEADERS]
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
+    await sink.respond(error.status, headers, orjson.dumps(error_object(error)))
 
 
 async def read_object(call: Call, limit: int = MAX_OBJECT_BYTES) -> dict[str, Any]:

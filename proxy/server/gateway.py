@@ -25,9 +25,11 @@ from proxy.monitoring.picture import Picture
 from proxy.monitoring.sums import Ledger
 from proxy.server.addresses import Addresses
 from proxy.server.door import Door
+from proxy.server.doorbell import Doorbell
 from proxy.server.guard import Guard
 from proxy.server.key_desk import KeyDesk
 from proxy.server.overload import Governor, LoopWatch
+from proxy.server.run_delay import RunDelay
 
 RETRY_AFTER_S = 1
 
@@ -121,11 +123,13 @@ class Gateway:
         self.closed = False  # the drain is over: nothing more is begun
         self.live: set[Control] = set()
         self.governor = Governor()
-        self.door = Door(services.meter, services.log)
-        self.loop_watch = LoopWatch(
-            self.governor, self.live, monotonic=services.clock.monotonic, on_late=self.door.take_in, log=services.log
-        )
         self.addresses = Addresses()
+        self.door = Door(services.meter, services.log, new_id=new_id, addresses=self.addresses)
+        monotonic = services.clock.monotonic
+        self.bell = Doorbell(self.door, monotonic=monotonic)
+        self.loop_watch = LoopWatch(
+            self.governor, self.live, self.bell, monotonic=monotonic, run_delay=RunDelay(), log=services.log
+        )
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:

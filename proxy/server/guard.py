@@ -131,11 +131,10 @@ class Guard:
 
 
 def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
-    value = headers.get(b"authorization")
-    if value is not None:
-        scheme, _, key = value.partition(b" ")
-        return key.strip() or None if scheme.lower() == b"bearer" else None
-    return headers.get(b"x-api-key") or headers.get(b"api-key")
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        key = headers.get(b"x-api-key") or headers.get(b"api-key") or b""
+    return key.strip() or None  # what stands behind a value is no part of it: RFC 9110, section 5.5
 
 
 def _why_not(settings: Settings, key: bytes, digest: bytes) -> str:

@@ -19,6 +19,7 @@ from proxy.server.guard import Scope
 
 MAX_NUMBER = 1e15
 MAX_COMPARED = 50
+MAX_AFTER_DIGITS = 9
 
 
 # -- health
@@ -50,8 +51,18 @@ async def provider_status(call: Call) -> Answer:
 
 async def usage(call: Call) -> Answer:
     """Without `since`: everything that there is."""
-    groups = _names(call.request.query_params.get("group_by"))
-    return json_answer(await reports.usage(call.gateway.surroundings.ledger, _query(call, everything=True), groups))
+    given = call.request.query_params
+    groups, limit, after = _names(given.get("group_by")), given.get("limit"), given.get("after") or "0"
+    if not after.isascii() or not after.isdigit() or len(after) > MAX_AFTER_DIGITS:
+        raise InvalidValue("`after` must be the `next` of the page before.", param="after")
+    report = await reports.usage_page(
+        call.gateway.surroundings.ledger,
+        _query(call, everything=True),
+        groups,
+        limit=limit_of(limit) if limit else reports.MAX_USAGE,
+        after=int(after),
+    )
+    return json_answer(report)
 
 
 async def dashboard(call: Call) -> Answer:

@@ -118,13 +118,15 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /api/v1/providers": Operation("How providers and their targets are doing", data_of(ref("Provider"))),
     "GET /api/v1/usage": Operation(
         "Sums of the ledger, the dearest first",
-        data_of(ref("Usage")),
+        data_of(ref("Usage"), next={"type": ["string", "null"]}),
         (
             Parameter("group_by", f"Any of {', '.join(GROUPS)}, separated by commas. Default: one sum of all.", TEXT),
             Parameter("since", "As elsewhere, but everything that there is unless given.", TEXT),
             _UNTIL,
             _ZONE,
             *_FILTERS,
+            Parameter("limit", "At most so many rows, 1 to 1,000. Default: 1,000.", COUNT),
+            Parameter("after", "The `next` of the page before.", TEXT),
         ),
     ),
     "GET /api/v1/timeseries": Operation(
@@ -132,7 +134,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ref("Series"),
         (
             Parameter("step", "Default: by the hour up to three days, else by the day.", one_of("hour", "day")),
-            Parameter("group_by", "One series each, of at most 50.", one_of(*GROUPS[:8])),
+            Parameter(
+                "group_by", "One series each, of at most 50 and as many as make 3,600 points together.", one_of(*GROUPS[:8])
+            ),
             *_QUERY,
         ),
     ),

@@ -1,8 +1,9 @@
 """How many requests may run: the configured number while the event loop keeps up, fewer while it does not.
 
 What a request waits for here is the loop, and how late the loop is can be seen from a timer: one that was due at t and runs at
-t + d has waited d, and so has everything that was read meanwhile. `room` is the number of requests that may run, and the only
-thing that the way of a request looks at.
+t + d has waited d, and so has everything that was read meanwhile. What of it others had the processor for (`run_delay.py`) is left out:
+refusing requests would not shorten that. `room` is the number of requests that may run, and the only thing that the way of a request
+looks at.
 
     calm      room is what the configuration says; a look with every tick, every 10 ms while there is much to do
       | late by three tenths of `max_wait` at a look
@@ -11,17 +12,20 @@ thing that the way of a request looks at.
       | so late at all looks of a span: five of them or three times `max_wait`
       v
     shedding  room is what runs now. After every span, by how late it was at half of the looks:
-      |       a twentieth less if that is more than a twelfth of `max_wait`; a twentieth more if it is less than half of that, and some
-      |       were refused. So the loop is kept busy, and a turn of it takes some 15 ms
+      |       a twentieth less if that is more than half of `max_wait`; a twentieth more if it is less than three tenths of it, and some
+      |       were refused. So the loop is kept busy, and a turn of it takes 40 to 60 ms: what comes for one stream meanwhile is read
+      |       together, which costs much less than one by one
       v
     calm      nothing was refused for a second
 
 A loop is late for a moment for many reasons (a program beside it, the collector), and late all the time for one: so shedding begins by
-the least that it was late, and is steered by the median. If even the least is three tenths of `max_wait`, the refusing alone is too
+the least that it was late, and is steered by the median. If even the least is four fifths of `max_wait`, the refusing alone is too
 much: then whoever was refused is not listened to for the second that he was told to wait (`overwhelmed`).
 
 A crowd that arrives at once is not seen by a timer before it is dealt with. So `late_at` is when the present turn of the loop has
 taken three times `max_wait`: what is read later than that has waited too long, whatever `room` says.
+
+Nobody waits for the end of such a turn to be refused: `doorbell.py`.
 
 Where few requests run (`FLOOR`), none of this applies: then it is not requests that make the loop late, and refusing them helps nobody.
 """
@@ -33,6 +37,8 @@ from collections.abc import Callable, Sized
 
 from proxy.core.deadlines import NEVER, TICK_S
 from proxy.engine.services import Log
+from proxy.server.doorbell import Doorbell
+from proxy.server.run_delay import RunDelay
 
 MAX_IN_FLIGHT = 4096
 MAX_WAIT_S = 0.1
@@ -42,7 +48,7 @@ CALM_S = 1.0
 SPAN_LOOKS = 5
 MAX_LOOKS = 100
 NOTICE_S = 0.005  # a loop that is this late is looked at more closely
-_ENTER, _LATE, _EARLY = 0.3, 1 / 12, 1 / 24  # shares of `max_wait`
+_ENTER, _LATE, _EARLY, _TOO_LATE = 0.3, 0.5, 0.3, 0.8  # shares of `max_wait`
 CROWD = 3  # times `max_wait`
 _SHARE = 20  # what room loses or gains at a time: one part of so many
 _HELD = 10  # what it may still grow by at each look while the loop is late for the first time: likewise
@@ -103,10 +109,12 @@ class Governor:
         self._due = due
         self.late_at = due + CROWD * self._max_wait_s if self._watchful else NEVER
 
-    def look(self, now: float, live: int) -> bool:
-        """Whether to look again soon (in `PULSE_S`) rather than with the next tick."""
+    def look(self, now: float, live: int, others_s: float = 0.0) -> bool:
+        """Whether to look again soon (in `PULSE_S`) rather than with the next tick. `others_s`: of the time since the last look, how long
+        others had the processor."""
         due, self._due = self._due, None
-        late_s = self.late_s = max(0.0, now - due) if due is not None else 0.0
+        self.late_s = max(0.0, now - due) if due is not None else 0.0
+        late_s = max(0.0, self.late_s - others_s)
         if not self._watchful:
             return False
         if not self.shedding and (late_s < self._max_wait_s * _ENTER or live < FLOOR):
@@ -124,7 +132,7 @@ class Governor:
                     self.room = self._within(live)
                     self._refused_at = now
                 self._begin_span(now)
-        if self.shedding or late_s >= NOTICE_S or live >= FLOOR:
+        if self.shedding or self.late_s >= NOTICE_S or live >= FLOOR:
             self._busy_until = now + CALM_S
         return now < self._busy_until
 
@@ -134,7 +142,7 @@ class Governor:
         self._refused_before = self.refused
         if refused:
             self._refused_at = now
-        self.overwhelmed = least_s > self._max_wait_s * _ENTER
+        self.overwhelmed = least_s > self._max_wait_s * _TOO_LATE
         if now - self._refused_at >= CALM_S:
             self._set_calm()
         elif late_s > self._max_wait_s * _LATE:
@@ -165,14 +173,21 @@ class LoopWatch:
     """Keeps a governor looking: with every tick of the proxy's timer, and by a timer of its own while there is much to do."""
 
     def __init__(
-        self, governor: Governor, live: Sized, *, monotonic: Callable[[], float], on_late: Callable[[], None], log: Log
+        self,
+        governor: Governor,
+        live: Sized,
+        bell: Doorbell,
+        *,
+        monotonic: Callable[[], float],
+        run_delay: RunDelay,
+        log: Log,
     ) -> None:
-        """`on_late`: called at a look at which the loop is late."""
         self._governor = governor
-        self._on_late = on_late
+        self._bell = bell
         self._live = live
         self._monotonic = monotonic
         self._log = log
+        self._run_delay = run_delay
         self._timer: asyncio.TimerHandle | None = None
         self._told = False
         self._refused_before = 0
@@ -184,6 +199,8 @@ class LoopWatch:
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._bell.take_down()
+        self._run_delay.close()
 
     def _beat(self) -> None:
         self._timer = None
@@ -191,13 +208,12 @@ class LoopWatch:
 
     def _look(self, now: float) -> None:
         governor = self._governor
-        if governor.look(now, len(self._live)):
+        busy = governor.look(now, len(self._live), self._run_delay.since_last_s())
+        if busy:
             self._timer = asyncio.get_running_loop().call_later(PULSE_S, self._beat)
-            governor.expect(self._monotonic() + PULSE_S)
-        else:
-            governor.expect(self._monotonic() + TICK_S)
-        if governor.late_s >= NOTICE_S:
-            self._on_late()
+        due = self._monotonic() + (PULSE_S if busy else TICK_S)
+        governor.expect(due)
+        self._bell.looked(due, busy=busy, late=governor.late_s >= NOTICE_S)
         if governor.shedding != self._told:
             self._tell()
 

@@ -12,6 +12,7 @@ Pipelining stays uvicorn's.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -41,7 +42,8 @@ from proxy.dialects.openai_request import error_object
 from proxy.engine.answers import error_headers
 from proxy.engine.attempt import WRITE_STALL_S
 from proxy.engine.control import Control
-from proxy.server.endpoints import SAFE_HEADERS
+from proxy.server.alive import alive_answer
+from proxy.server.doorbell import Caller
 from proxy.server.fiber import Fiber
 from proxy.server.gateway import RETRY_AFTER_S, Gateway
 
@@ -55,11 +57,11 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_URL_BYTES = 8 * 1024
 MAX_PIPELINED = 8
+READ_BYTES = 64 * 1024
 MAX_AHEAD_BYTES = 64 * 1024  # of bodies that wait for their turn, before no more is read; until then a hang-up is noticed at once
 LARGE_BODY_BYTES = 64 * 1024  # not waited for when the request will be refused
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,11})(?=\r)", re.IGNORECASE)
 HOT_PATHS = frozenset((b"/v1/chat/completions", b"/chat/completions"))
-_ALIVE = b'{"status":"ok"}'
 
 
 class FastCycle:
@@ -254,7 +256,7 @@ def _known_head(data: bytes, cycle: FastCycle, settings: Settings) -> _KnownHead
     return _KnownHead(data[: found.start(1)], data[found.end(1) : head_end], cycle.headers, cycle.client, settings)
 
 
-class FastProtocol(HttpToolsProtocol):
+class FastProtocol(HttpToolsProtocol, Caller):
     """Given to uvicorn as `http=`. The gateway comes with the application's lifespan state."""
 
     def __init__(
@@ -295,6 +297,8 @@ class FastProtocol(HttpToolsProtocol):
             gateway.door.full()
         if gateway.addresses.counts:
             self._take_seat()
+        if gateway.bell.up:
+            gateway.bell.add(self)
 
     def _take_seat(self) -> None:
         try:
@@ -306,6 +310,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gateway.services.deadlines.forget(self)
+        self.gateway.bell.forget(self)
         if self._seat is not None:
             self.gateway.addresses.disconnect(self._seat)
         cycles: list[Any] = [self.running, self.cycle, *[cycle for cycle, _ in self.pipeline]]
@@ -330,6 +335,34 @@ class FastProtocol(HttpToolsProtocol):
         if self._answering() and self._reading_since is None:
             self.deadline = NEVER
 
+    @property
+    def descriptor(self) -> int | None:
+        raw = self.transport.get_extra_info("socket")
+        return None if raw is None or self.scheme == "https" or self.transport.is_closing() else raw.fileno()
+
+    def hear(self, descriptor: int) -> bool:
+        """As the event loop does, but in the midst of a long turn of it (`doorbell.py`)."""
+        if self.flow.read_paused or self.transport.is_closing():
+            return False
+        try:
+            data = os.read(descriptor, READ_BYTES)
+        except OSError:  # the loop will come to it
+            return False
+        try:
+            if data:  # else an end, to which the loop will come, too
+                self.data_received(data)
+        except Exception as fault:  # noqa: BLE001 - as the loop deals with whatever a protocol raises
+            self.loop.call_exception_handler(
+                {
+                    "message": "a caller's bytes were not dealt with",
+                    "exception": fault,
+                    "protocol": self,
+                    "transport": self.transport,
+                }
+            )
+            self.transport.abort()
+        return True
+
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             return
@@ -343,19 +376,18 @@ class FastProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            refusal = self._refusal or BadHttp("The request could not be read as HTTP/1.1.")
-            self._refuse(refusal)
-            return
+            self._refuse(self._refusal or BadHttp("The request could not be read as HTTP/1.1."))
         except httptools.HttpParserUpgrade:  # CONNECT
             self._refuse(BadHttp("Upgrades are not served here."))
-            return
-        if self._reading_since is None:
-            if self._began is not None:
-                self._known = _known_head(data, self._began, self.gateway.settings)
-            return
-        if self.deadline == NEVER or not self._in_body:
-            # the first piece of something longer: from now on it has its time to arrive
-            self.deadline = self._reading_since + (BODY_GRACE_S if self._in_body else HEAD_S)
+        else:
+            if self._reading_since is None:
+                if self._began is not None:
+                    self._known = _known_head(data, self._began, self.gateway.settings)
+            elif self.deadline == NEVER or not self._in_body:
+                # the first piece of something longer: from now on it has its time to arrive
+                self.deadline = self._reading_since + (BODY_GRACE_S if self._in_body else HEAD_S)
+        if self._began is not None:
+            self._began.run()  # not before: that was inside the parser
 
     def _take_known(self, known: _KnownHead, data: bytes) -> bool:
         """A client that keeps its connection sends the same head again and again, but for the length of the body: what was read
@@ -385,6 +417,7 @@ class FastProtocol(HttpToolsProtocol):
             self._turned_away = False
             self.deadline = now + KEEP_ALIVE_S
             self.flow.resume_reading()
+            self.gateway.bell.add(self)
             return
         since = self._reading_since
         if since is None:
@@ -506,10 +539,7 @@ class FastProtocol(HttpToolsProtocol):
     def _tell_alive(self) -> None:
         """As the route does, but in this turn of the event loop, however much there is to do in the next."""
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        lines = [(b"content-type", b"application/json"), (b"x-request-id", self.gateway.new_id().encode()), *SAFE_HEADERS]
-        head = b"\r\n".join([b"%b: %b" % pair for pair in (*lines, *self.server_state.default_headers)])
-        end = b"" if keep_alive else b"connection: close\r\n"
-        self.transport.write(b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[200], head, end, len(_ALIVE), _ALIVE))
+        self.transport.write(alive_answer(self.gateway.new_id(), self.server_state.default_headers, keep_alive=keep_alive))
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -559,7 +589,6 @@ class FastProtocol(HttpToolsProtocol):
         self.cycle = fast  # type: ignore[assignment]
         if idle:
             self._began = fast
-            self.loop.call_soon(fast.run)  # not at once: this is inside the parser
         else:
             self.pipeline.appendleft((fast, self.app))  # type: ignore[arg-type]
             # whoever sends ahead may hang up as well, and only who reads notices
@@ -622,6 +651,7 @@ class FastProtocol(HttpToolsProtocol):
         if not self.transport.is_closing() and not self.pipeline and self._reading_since is None:
             self._turned_away = True
             self.flow.pause_reading()
+            self.gateway.bell.forget(self)
             self.deadline = self._monotonic() + RETRY_AFTER_S
 
     def linger(self) -> None:

@@ -16,7 +16,6 @@ import select
 import signal
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,10 +32,12 @@ from proxy.storage.ledger import Ledger
 from proxy.storage.pruning import Pruner
 from proxy.storage.retention import read_retention
 from proxy.storage.segments import READ_BYTES, Segments, writer_of
+from proxy.storage.soundness import Soundness
 
 BATCH_RECORDS = 2000
 POLL_S = 0.1
 IDLE_POLL_S = 0.4
+_RETRY_S = 0.1
 ORPHAN_AFTER_S = 60.0
 _SWEEP_EVERY_S = 5.0
 _PRUNE_EVERY_S = 60.0
@@ -49,7 +50,7 @@ INSERT INTO segments (name, position, finished) VALUES (?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET position = excluded.position, finished = excluded.finished"""
 _COUNT = "INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
 _ORPHAN_ATTEMPTS = """
-SELECT request_id, n, time_ms, provider, upstream_model, credential, output_tokens, at_risk_tokens, writer
+SELECT request_id, n, time_ms, provider, upstream_model, credential, output_tokens, cost_nusd, at_risk_tokens, writer
 FROM attempts WHERE rank < 2 AND time_ms <= :until"""
 _ORPHAN_REQUESTS = """
 SELECT id, attempts, writer FROM request_rows WHERE ended = 0 AND time_ms <= :until
@@ -104,6 +105,7 @@ class Drainer:
         self._batch_records = batch_records
         self.caught_up = False  # the last step took all that was there
         self.rebuilds = 0
+        self._disturbed = False
         self._careful = 0  # steps to be taken with one record each
         self._skip = False
         self._lock_fd = _take_lock(data_dir / LOCK)
@@ -112,6 +114,7 @@ class Drainer:
         self._pruner: Pruner | None = None
         self._data_dir = data_dir
         self._inode = (0, 0)
+        self._written = (0, 0)  # when the file was last written, by us, and its size then
         self._positions: dict[str, int] = {}
         self._finished: set[str] = set()
         self._next_sweep_s = 0.0
@@ -142,7 +145,13 @@ class Drainer:
                 raise
             self.rebuild(str(error))
             return 1
+        self._note()
         return taken
+
+    def was_disturbed(self) -> bool:
+        """Since it was last asked: somebody else wrote into the file, which may be damaged now. Nothing of it need be read to notice."""
+        disturbed, self._disturbed = self._disturbed, False
+        return disturbed
 
     def drain(self) -> int:
         """Steps until nothing is left."""
@@ -159,6 +168,7 @@ class Drainer:
         self._connect()
         self._count("corrupt", 1)
         self.caught_up = False
+        self._disturbed = False
         self.rebuilds += 1
 
     def exclusively(self, work: Callable[[sqlite3.Connection, Ledger], Made]) -> Made:
@@ -195,6 +205,17 @@ class Drainer:
         if self._connection is None or state is None or (state.st_dev, state.st_ino) != self._inode:
             self._disconnect()
             self._open()
+        elif (state.st_mtime_ns, state.st_size) != self._written:
+            self._disturbed = True
+
+    def _note(self) -> None:
+        """What the file looks like now that nobody but us has written into it."""
+        try:
+            state = os.stat(self._path)
+        except FileNotFoundError:
+            return  # taken away just now: the next step follows the name
+        if (state.st_dev, state.st_ino) == self._inode:
+            self._written = (state.st_mtime_ns, state.st_size)
 
     def _connect(self) -> None:
         self._connection = sqlite.open_writer(self._path)
@@ -202,6 +223,7 @@ class Drainer:
         self._pruner = Pruner(self._connection, self._ledger, lambda: read_retention(self._data_dir))
         state = os.stat(self._path)
         self._inode = (state.st_dev, state.st_ino)
+        self._note()
         kept = set(self._segments.kept())
         known = self._connection.execute("SELECT name, position, finished FROM segments").fetchall()
         self._positions = {name: position for name, position, _ in known}
@@ -417,12 +439,12 @@ class _Stop:
 
 
 def _start(data_dir: Path, stop: _Stop) -> Drainer | None:
-    pause_s = POLL_S
+    pause_s = _RETRY_S
     while not stop.asked:
         try:
             return Drainer(data_dir, time.time)
         except DrainerBusy:
-            stop.wait(POLL_S)
+            stop.wait(_RETRY_S)
         except sqlite.LedgerTooNew as error:
             log_to_stderr("ledger_too_new", {"level": "error", "reason": str(error)})
             raise SystemExit(3) from None
@@ -432,12 +454,14 @@ def _start(data_dir: Path, stop: _Stop) -> Drainer | None:
 
 
 def _run(drainer: Drainer, path: Path, stop: _Stop) -> None:
-    pause_s, announced, rebuilds, check = POLL_S, False, 0, _Check(path)
+    pause_s, announced, rebuilds, soundness = _RETRY_S, False, 0, Soundness(path, time.monotonic)
     while True:
         stopping = stop.asked
         try:
             taken = drainer.step()
-            if fault := check.take_fault():
+            if drainer.was_disturbed():
+                soundness.disturbed()
+            if announced and (fault := soundness.look()):
                 drainer.rebuild(fault)
         except (sqlite3.Error, OSError) as error:
             if stopping:
@@ -445,15 +469,15 @@ def _run(drainer: Drainer, path: Path, stop: _Stop) -> None:
                 return
             pause_s = _back_off(error, pause_s, stop)
             continue
-        pause_s = POLL_S
+        pause_s = _RETRY_S
         if drainer.rebuilds > rebuilds:
             rebuilds = drainer.rebuilds
+            soundness = Soundness(path, time.monotonic)  # what a check of the old file finds is of no use
             stop.wait(min(2.0 ** (rebuilds - 1) - 1, _REBUILD_PAUSE_MAX_S))  # at once the first time, then ever slower
         elif drainer.caught_up:
             if not announced:
                 announced = True
                 _tell(1, b"caught-up\n")
-                check.start()
             if stopping and not taken:
                 return
             stop.wait(POLL_S if taken else IDLE_POLL_S)
@@ -463,22 +487,6 @@ def _back_off(error: Exception, pause_s: float, stop: _Stop) -> float:
     log_to_stderr("ledger_waits", {"level": "warning", "reason": str(error), "retry_s": pause_s})
     stop.wait(pause_s)
     return min(pause_s * 2, _BACKOFF_MAX_S)
-
-
-class _Check(threading.Thread):
-    """`quick_check` beside the work: it reads the whole file, which takes a second per gigabyte or more."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(daemon=True)
-        self._path = path
-        self._fault: str | None = None
-
-    def run(self) -> None:
-        self._fault = sqlite.quick_check(self._path)
-
-    def take_fault(self) -> str | None:
-        fault, self._fault = self._fault, None
-        return fault
 
 
 if __name__ == "__main__":

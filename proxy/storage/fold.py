@@ -25,10 +25,11 @@ from proxy.accounting.records import (
     positional,
 )
 
-_BEGIN_SIZE, _PROGRESS_SIZE = len(LAYOUT[Begin]), len(LAYOUT[Progress])
+_BEGIN_SIZE, _PROGRESS_SIZE = len(LAYOUT[Begin]), len(LAYOUT[Progress]) - 1  # without what it cost so far
 _END_SIZE, _REJECTED_SIZE = len(LAYOUT[End]), len(LAYOUT[Rejected])
 _CHECKED_SIZE, _ALERTED_SIZE, _RESET_SIZE = len(LAYOUT[Checked]), len(LAYOUT[Alerted]), len(LAYOUT[QuotaReset])
 _ALERT_ACTIONS = frozenset(("raised", "resolved", "acknowledged"))
+FROM_PROGRESS = "progress"  # who says what an interrupted attempt costs: it was priced while it ran
 _ATTEMPT_ID, _REQUEST_ID = 1, 2  # of a Begin and of an End
 _REQUEST, _CLOSE = LAYOUT[Begin].index("request"), LAYOUT[End].index("end")
 # IndexError for a shorter one; what came later than these may be missing
@@ -40,7 +41,7 @@ class Batch:
     """What some records come to. `unreadable` counts records that are not what this release writes."""
 
     begins: dict[str, tuple[Fields, str]] = field(default_factory=dict)  # attempt id -> Begin, its writer
-    progress: dict[str, int] = field(default_factory=dict)  # attempt id -> output tokens
+    progress: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # attempt id -> output tokens, cost so far
     ends: dict[str, Fields] = field(default_factory=dict)  # attempt id -> End
     opens: dict[str, Fields] = field(default_factory=dict)  # request id -> RequestOpen
     latest: dict[str, str] = field(default_factory=dict)  # request id -> the attempt that was begun last
@@ -75,8 +76,10 @@ class Batch:
 
     def _add_rare(self, record: Fields, kind: str, size: int) -> None:
         if kind == "P" and size >= _PROGRESS_SIZE:
-            _, attempt_id, tokens, *_ = record
-            self.progress[attempt_id] = max(self.progress.get(attempt_id, 0), tokens)
+            _, attempt_id, tokens, *more = record
+            known = self.progress.get(attempt_id)
+            if known is None or tokens > known[0]:
+                self.progress[attempt_id] = tokens, more[0] if more else None
         elif kind == "R" and size >= _REJECTED_SIZE:
             _, opened, close, *_ = record
             opened[_LAST_OF_OPEN], close[_LAST_OF_CLOSE]
@@ -107,22 +110,23 @@ class Batch:
             return []
         return [self.begins[attempt_id] for request_id, attempt_id in self.latest.items() if request_id not in self.closes]
 
-    def running_progress(self) -> list[tuple[int, str, int]]:
-        """output_tokens, request_id, n."""
+    def running_progress(self) -> list[tuple[int, int | None, str, int]]:
+        """output_tokens, cost_nusd, request_id, n."""
         rows = []
-        for attempt_id, tokens in self.progress.items():
+        for attempt_id, so_far in self.progress.items():
             if attempt_id not in self.ends:
                 request_id, _, n = attempt_id.rpartition("-")
-                rows.append((tokens, request_id, int(n)))
+                rows.append((*so_far, request_id, int(n)))
         return rows
 
 
 def interrupted_attempt(row: dict[str, Any]) -> Fields:
     """The End of an attempt whose process died: what had been relayed is estimated, what was only sent stays at risk.
 
-    `row` has the attempt's columns as they were while it ran. Priced later, if at all: the cost is unknown.
+    `row` has the attempt's columns as they were while it ran.
     """
     relayed = row["output_tokens"] > 0
+    cost_nusd = row["cost_nusd"] if relayed else None
     return positional(
         End(
             attempt_id=f"{row['request_id']}-{row['n']}",
@@ -147,8 +151,8 @@ def interrupted_attempt(row: dict[str, Any]) -> Fields:
             input_audio_tokens=0,
             output_audio_tokens=0,
             usage_source="estimated" if relayed else None,
-            cost_nusd=None,
-            price_source=None,
+            cost_nusd=cost_nusd,
+            price_source=None if cost_nusd is None else FROM_PROGRESS,
             at_risk_tokens=0 if relayed else row["at_risk_tokens"],
             finish_reason=None,
             end=None,

@@ -1,8 +1,8 @@
-"""Which rows of sums a stretch of time is made of: whole days where days will do, hours where they will not.
+"""Which rows of sums a stretch of time is made of: whole months, weeks and days where these will do, hours where they will not.
 
-Sums are kept by the hour and by the day of UTC. A day elsewhere is then the UTC day that it shares most hours with, less the hours that
-are another's, plus those that it has of its neighbours: for Berlin that is 4 rows instead of 24. What begins at half past (the day in
-Kolkata) begins here with that hour.
+Sums are kept by the hour and by the day of UTC, and of days that are over by the week and the month. A day elsewhere is then the UTC
+day that it shares most hours with, less the hours that are another's, plus those that it has of its neighbours: for Berlin that is 4
+rows instead of 24. What begins at half past (the day in Kolkata) begins here with that hour.
 
     Berlin    |------------- 21 November -------------|             since 22:00 UTC
     UTC    |--+------------ 21 November -----------|--+             the day, less its last hour, plus the last of the day before
@@ -20,15 +20,19 @@ from zoneinfo import ZoneInfo
 HOUR_MS = 3_600_000
 DAY_H = 24
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_ORDINAL = _EPOCH.toordinal()
+_THURSDAY = 3  # what the first of January 1970 was: so many days after a Monday
 
 Range = tuple[int, int, int]  # from, up to and without, the label's number
 
 
 @dataclass(slots=True)
 class Pieces:
-    """`days` and `hours` are added up, `less_hours` taken off; each range has the number of its label."""
+    """All are added up but `less_hours`, which are taken off; each range has the number of its label."""
 
     labels: list[str | None] = field(default_factory=list)
+    months: list[Range] = field(default_factory=list)
+    weeks: list[Range] = field(default_factory=list)
     days: list[Range] = field(default_factory=list)
     hours: list[Range] = field(default_factory=list)
     less_hours: list[Range] = field(default_factory=list)
@@ -51,6 +55,40 @@ def pieces(since_h: int, until_h: int, step: str | None = None, zone: ZoneInfo |
     else:
         _local(found, since_h, until_h, month=step == "month", zone=zone)
     return found
+
+
+def in_long_steps(found: Pieces, from_day: int, until_day: int) -> None:
+    """Takes months and weeks instead of days, those of which every day from the first to the last is in their sums."""
+    for of, begin_of, ranges in ((month_of, begin_of_month, found.months), (week_of, begin_of_week, found.weeks)):
+        days, found.days = found.days, []
+        for start, stop, number in days:
+            first, end = of(max(start, from_day) - 1) + 1, of(min(stop, until_day))
+            if first < end:
+                ranges.append((first, end, number))
+                found.days += [
+                    edge for edge in ((start, begin_of(first), number), (begin_of(end), stop, number)) if edge[0] < edge[1]
+                ]
+            else:
+                found.days.append((start, stop, number))
+
+
+def week_of(day: int) -> int:
+    """Weeks since 1970, each from Monday on, as days are counted."""
+    return (day + _THURSDAY) // 7
+
+
+def begin_of_week(week: int) -> int:
+    return week * 7 - _THURSDAY
+
+
+def month_of(day: int) -> int:
+    """Months since January 1970."""
+    begun = date.fromordinal(_EPOCH_ORDINAL + day)
+    return (begun.year - _EPOCH.year) * 12 + begun.month - 1
+
+
+def begin_of_month(month: int) -> int:
+    return date(_EPOCH.year + month // 12, month % 12 + 1, 1).toordinal() - _EPOCH_ORDINAL
 
 
 def steps(since_h: int, until_h: int, step: str, zone: ZoneInfo | None = None) -> Iterator[tuple[str, int]]:
@@ -96,11 +134,17 @@ def _whole(found: Pieces, since_h: int, until_h: int) -> None:
     if first_day >= end_day:
         found.hours.append((since_h, until_h, 0))
         return
-    found.days.append((first_day, end_day, 0))
-    if since_h < first_day * DAY_H:
+    if first_day * DAY_H - since_h > DAY_H // 2:
+        first_day -= 1
+        found.less_hours.append((first_day * DAY_H, since_h, 0))
+    elif since_h < first_day * DAY_H:
         found.hours.append((since_h, first_day * DAY_H, 0))
-    if end_day * DAY_H < until_h:
+    if until_h - end_day * DAY_H > DAY_H // 2:
+        end_day += 1
+        found.less_hours.append((until_h, end_day * DAY_H, 0))
+    elif end_day * DAY_H < until_h:
         found.hours.append((end_day * DAY_H, until_h, 0))
+    found.days.append((first_day, end_day, 0))
 
 
 def _local(found: Pieces, since_h: int, until_h: int, *, month: bool, zone: ZoneInfo | None) -> None:

@@ -15,13 +15,14 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 import orjson
 
-from proxy.accounting.records import LAYOUT, Begin, End, Fields, RequestEnd, RequestOpen, pick
+from proxy.accounting.records import LAYOUT, Begin, End, Fields, RequestEnd, RequestOpen, pick, span
 from proxy.storage.extras import COLUMNS as EXTRA_COLUMNS
 from proxy.storage.extras import NO_GAINS, Extras, extras_of, gains, has_own, served_from, shared_needs
 from proxy.storage.fold import Batch
@@ -30,6 +31,8 @@ from proxy.storage.told import write_told
 
 Row = tuple[Any, ...]
 CACHED_KINDS = 2_000  # a caller can make up tags: these must not pile up
+ROWS_A_STATEMENT = 16
+REMEMBERED_RUNNING = 2_000  # of more, the rest are read again when they end
 
 _ENDED_REQUEST = """
 INSERT INTO request_rows (id, facet, kind, time_ms, task_id, attempts, duration_ms, first_token_ms, overhead_ms, ended)
@@ -62,7 +65,9 @@ INSERT INTO attempt_rows (request_id, n, kind, time_ms, at_risk_tokens, writer, 
 VALUES (?,?,?,?,?,?,0,0,0,0,0,0,0,0)
 ON CONFLICT (request_id, n) DO NOTHING"""
 
-_PROGRESS = "UPDATE attempt_rows SET rank = 1, output_tokens = max(output_tokens, ?) WHERE request_id = ? AND n = ? AND rank < 2"
+_PROGRESS = """
+UPDATE attempt_rows SET rank = 1, output_tokens = ?1, cost_nusd = ?2
+WHERE request_id = ?3 AND n = ?4 AND rank < 2 AND output_tokens <= ?1"""
 
 _KNOWN = """
 SELECT id, time_ms, client, department, agent, task, task_id, model, chain, stream, config, provider, upstream_model,
@@ -90,25 +95,30 @@ SELECT {", ".join(_ATTEMPT_KINDS)} FROM attempt_kinds
 WHERE id = (SELECT kind FROM attempt_rows WHERE request_id = ? AND n = ?)"""  # noqa: S608 - this module's own words
 
 _open_kind = pick(RequestOpen, "client", "department", "agent", "task", "model", "chain", "stream", "config")
-_open_times = pick(RequestOpen, "time_ms", "task_id")
 _close_kind = pick(RequestEnd, "outcome", "http_status", "finish_reason", "error_code", "trace", "dropped")
-_close_times = pick(RequestEnd, "attempts", "duration_ms", "first_token_ms", "overhead_ms")
-_EXTRA = LAYOUT[RequestEnd].index("extra")
 _close_attempts = pick(RequestEnd, "attempts", "trace")
 _end_kind = pick(End, *_ATTEMPT_KINDS)
-_end_request = pick(End, "request_id")
 _end_head = pick(End, "request_id", "n")
-_end_tail = pick(
-    End, "time_ms", "error", "first_token_ms", "duration_ms", "input_tokens", "cached_input_tokens", "cache_write_tokens",
-    "output_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens", "cost_nusd", "at_risk_tokens",
-)  # fmt: skip
 _end_target = pick(End, "provider", "upstream_model", "credential")
 _end_answer = pick(End, "provider", "upstream_model", "credential", "finish_reason")
 _begin_target = pick(Begin, "provider", "upstream_model", "credential")
+# every record passes here: fields that follow one another are taken at once, which costs less than taking each
+_OPENED_MS, _TASK_ID = LAYOUT[RequestOpen].index("time_ms"), LAYOUT[RequestOpen].index("task_id")
+_WHO, _WHAT = span(RequestOpen, "client", "task"), span(RequestOpen, "model", "config")
+_ATTEMPTS, _EXTRA = LAYOUT[RequestEnd].index("attempts"), LAYOUT[RequestEnd].index("extra")
+_CAME_OF_IT, _SAID_OF_IT = span(RequestEnd, "outcome", "http_status"), span(RequestEnd, "finish_reason", "dropped")
+_CLOSE_TIMES = span(RequestEnd, "attempts", "overhead_ms")
+_ENDED_MS, _END_REQUEST = LAYOUT[End].index("time_ms"), LAYOUT[End].index("request_id")
+_END_HEAD, _END_TARGET = span(End, "request_id", "n"), span(End, "provider", "credential")
+_END_KIND, _END_TOKENS = span(End, "provider", "category"), span(End, "error", "output_audio_tokens")
+_SOURCE, _COST, _PRICED, _AT_RISK, _FINISH = (
+    LAYOUT[End].index(name) for name in ("usage_source", "cost_nusd", "price_source", "at_risk_tokens", "finish_reason")
+)
 _begin_values = pick(Begin, "request_id", "n", "time_ms", "provider", "upstream_model", "credential", "at_risk_tokens")
 
 _NOTED = frozenset(("attempt", "target", "then"))
 _HOUR_MS = 3_600_000
+_SUMMED_UP = slice(6, None)  # of the columns of an ended attempt: from its duration on
 _OUTCOMES = ("ok", "failed", "rejected", "interrupted", "client_gone")  # in the order of their columns
 _RUNNING: Fields = ("running", None, None, None, [], [])
 _NOWHERE: Row = (None, None, None)
@@ -140,10 +150,12 @@ class Ledger:
         self._request_kinds: dict[bytes, _RequestKind] = {}
         self._attempt_kinds: dict[bytes, _AttemptKind] = {}
         self._used: set[tuple[str, int]] | None = None
+        self._running: dict[str, Fields] = {}  # RequestOpen of requests that were begun, and end in a later batch
         self._usage = Usage(connection)
 
     def forget(self) -> None:
-        """What was rolled back may have been the row of a kind or of a tag."""
+        """What was rolled back may have been the row of a kind, of a tag or of a running request."""
+        self._running.clear()
         self._usage.forget()
         self.forget_kinds()
 
@@ -166,25 +178,30 @@ class Ledger:
     def write(self, batch: Batch) -> None:
         """Inside a transaction that the caller began and commits."""
         connection = self._connection
-        opens, targets = self._opens(batch)
+        opens, targets, begun = self._opens(batch)
+        for request_id in self._running.keys() & batch.closes.keys():
+            del self._running[request_id]
         if running := batch.running_requests():
-            connection.executemany(_RUNNING_REQUEST, [self._running_request(begin, writer, opens) for begin, writer in running])
-        if begun := batch.running_attempts():
-            connection.executemany(_RUNNING_ATTEMPT, [self._running_attempt(begin, writer) for begin, writer in begun])
+            rows = [self._running_request(begin, writer, opens) for begin, writer in running]
+            connection.executemany(_RUNNING_REQUEST, rows)
+            self._running.update([(row[0], opens[row[0]]) for row in rows[: REMEMBERED_RUNNING - len(self._running)]])
+        if attempted := batch.running_attempts():
+            connection.executemany(_RUNNING_ATTEMPT, [self._running_attempt(begin, writer) for begin, writer in attempted])
         if progress := batch.running_progress():
             connection.executemany(_PROGRESS, progress)
         extras: dict[str, Extras] = {}
         requests = self._ended_requests(batch, opens, targets, extras)
         attempts = self._ended_attempts(batch)
         whose = {row[0]: kind for row, kind in requests}
-        moved_requests, moved_attempts = self._move(_ENDED_REQUEST, requests), self._move(_ENDED_ATTEMPT, attempts)
+        moved_requests, moved_attempts = self._move(_ENDED_REQUEST, requests, begun), self._move(_ENDED_ATTEMPT, attempts, begun)
         for (hour, request_kind), rows in _by_hour(moved_requests).items():
             self._add_requests(hour, request_kind, rows, extras)
         if extras:
             self._add_extras(batch, moved_requests, extras)
         for (hour, attempt_kind, owner), rows in _by_hour_and_owner(moved_attempts, whose, opens).items():
             tags = owner.tags if isinstance(owner, _RequestKind) else owner
-            self._usage.add_attempts(hour, _dimensions(attempt_kind.target, tags), _attempt_sums(attempt_kind, rows))
+            sums = attempt_sums(attempt_kind.outcome, attempt_kind.source, [*zip(*rows, strict=True)][_SUMMED_UP])
+            self._usage.add_attempts(hour, _dimensions(attempt_kind.target, tags), sums)
         self._usage.write()
         if batch.checks or batch.alerts or batch.resets:
             write_told(connection, batch)
@@ -239,51 +256,74 @@ class Ledger:
             provider, upstream_model, _ = known
         return f"{provider}/{upstream_model}"
 
-    def _opens(self, batch: Batch) -> tuple[dict[str, Fields], dict[str, Row]]:
-        """Who asked for what, of every request that the batch names; and where those went last of which it does not say so."""
+    def _opens(self, batch: Batch) -> tuple[dict[str, Fields], dict[str, Row], set[str]]:
+        """Who asked for what, of every request that the batch names; where those went last of which it does not say so; and which of
+        them have rows."""
         opens, targets = batch.opens, {}
-        spoken_of = {*batch.closes, *batch.latest, *map(_end_request, batch.ends.values())}
+        begun = (batch.closes.keys() | batch.latest.keys()) - opens.keys()
+        begun.update([record[_END_REQUEST] for record in batch.ends.values() if record[_END_REQUEST] not in opens])
         unsaid = {request_id for request_id, (_, end) in batch.closes.items() if end is None and request_id not in batch.latest}
-        if unknown := (spoken_of - opens.keys()) | unsaid:
-            opens = dict(opens)
+        if begun or unsaid:
+            opens = {**opens, **{request_id: self._running[request_id] for request_id in begun & self._running.keys()}}
+        if unknown := begun - opens.keys() | unsaid:
             for known in self._connection.execute(_KNOWN, (orjson.dumps(list(unknown)).decode(),)):
+                begun.add(known[0])
                 opens.setdefault(known[0], known[:-3])
                 targets[known[0]] = known[-3:]
             for request_id in unknown - opens.keys():
                 opens[request_id] = _unknown_open(request_id, batch)
-        return opens, targets
+        return opens, targets, begun
 
     def _ended_requests(
         self, batch: Batch, opens: dict[str, Fields], targets: dict[str, Row], extras: dict[str, Extras]
     ) -> list[tuple[Row, _RequestKind]]:
         """Fills `extras` with what each of them has of its own."""
-        rows = []
+        rows: list[tuple[Row, _RequestKind]] = []
         kinds = self._request_kinds
         dumps = orjson.dumps
         for request_id, (close, end) in batch.closes.items():
             opened = opens[request_id]
-            target = _end_target(end) if end is not None else _last_target(batch, request_id) or targets.get(request_id, _NOWHERE)
-            closed, cached, asked = _close_kind(close), False, None
-            if has_own(close):
-                extra = extras[request_id] = extras_of(close, None if end is None else _end_head(end)[1])
-                closed = (*closed[:4], None, closed[5])
-                if extra.answered is not None:
-                    if (found := self._answer(batch, request_id, extra.answered)) is None:
-                        extras[request_id] = extra._replace(answered=None)
-                    else:
-                        target, closed = found[:3], closed if closed[0] != "ok" else (*closed[:2], found[3], *closed[3:])
-                elif extra.cache is not None and (source := served_from(close)) is not None:
-                    target, cached = source, True
-            elif len(close) > _EXTRA and close[_EXTRA] is not None:
-                asked = shared_needs(close)
-            said: Row = (_open_kind(opened), target, closed)
-            if cached or asked is not None:
-                said = (*said, cached, asked)
-            key = dumps(said)
-            kind = kinds.get(key) or self._new_request_kind(key, *said)
-            row = (request_id, kind.facet, kind.id, *_open_times(opened), *_close_times(close))
+            kind = key = None
+            if end is not None and close[_ATTEMPTS] <= 1 and (len(close) <= _EXTRA or close[_EXTRA] is None):
+                key = dumps((opened[_WHO], opened[_WHAT], end[_END_TARGET], close[_CAME_OF_IT], close[_SAID_OF_IT]))
+                kind = kinds.get(key)
+            if kind is None:
+                kind = self._request_kind(batch, request_id, opened, targets, extras, key)
+            row = (request_id, kind.facet, kind.id, opened[_OPENED_MS], opened[_TASK_ID], *close[_CLOSE_TIMES])
             rows.append((row, kind))
         return rows
+
+    def _request_kind(
+        self,
+        batch: Batch,
+        request_id: str,
+        opened: Fields,
+        targets: dict[str, Row],
+        extras: dict[str, Extras],
+        key: bytes | None,
+    ) -> _RequestKind:
+        """Of an ended request; fills `extras` where it has something of its own. `key`: by which it is known where it has not."""
+        close, end = batch.closes[request_id]
+        target = _end_target(end) if end is not None else _last_target(batch, request_id) or targets.get(request_id, _NOWHERE)
+        closed, cached, asked = _close_kind(close), False, None
+        if has_own(close):
+            key = None
+            extra = extras[request_id] = extras_of(close, None if end is None else _end_head(end)[1])
+            closed = (*closed[:4], None, closed[5])
+            if extra.answered is not None:
+                if (found := self._answer(batch, request_id, extra.answered)) is None:
+                    extras[request_id] = extra._replace(answered=None)
+                else:
+                    target, closed = found[:3], closed if closed[0] != "ok" else (*closed[:2], found[3], *closed[3:])
+            elif extra.cache is not None and (source := served_from(close)) is not None:
+                target, cached = source, True
+        elif len(close) > _EXTRA and close[_EXTRA] is not None:
+            asked = shared_needs(close)
+        said: Row = (_open_kind(opened), target, closed)
+        if cached or asked is not None:
+            said = (*said, cached, asked)
+        key = key or orjson.dumps(said)
+        return self._request_kinds.get(key) or self._new_request_kind(key, *said)
 
     def _answer(self, batch: Batch, request_id: str, n: int) -> Row | None:
         """Provider, model, credential and finish reason of an attempt that has ended; None where that is unknown."""
@@ -304,14 +344,14 @@ class Ledger:
         )
 
     def _ended_attempts(self, batch: Batch) -> list[tuple[Row, _AttemptKind]]:
-        rows = []
+        rows: list[tuple[Row, _AttemptKind]] = []
         kinds = self._attempt_kinds
         dumps = orjson.dumps
         for record in batch.ends.values():
-            said = _end_kind(record)
-            key = dumps(said)
-            kind = kinds.get(key) or self._new_attempt_kind(key, said)
-            rows.append(((*_end_head(record), kind.id, *_end_tail(record)), kind))
+            key = dumps((record[_END_KIND], record[_SOURCE], record[_PRICED], record[_FINISH]))
+            kind = kinds.get(key) or self._new_attempt_kind(key, _end_kind(record))
+            row = (*record[_END_HEAD], kind.id, record[_ENDED_MS], *record[_END_TOKENS], record[_COST], record[_AT_RISK])
+            rows.append((row, kind))
         return rows
 
     def _running_request(self, begin: Fields, writer: str, opens: dict[str, Fields]) -> Row:
@@ -320,7 +360,7 @@ class Ledger:
         said = (_open_kind(opened), _begin_target(begin), _RUNNING)
         key = orjson.dumps(said)
         kind = self._request_kinds.get(key) or self._new_request_kind(key, *said)
-        return (request_id, kind.facet, kind.id, *_open_times(opened), n, writer)
+        return (request_id, kind.facet, kind.id, opened[_OPENED_MS], opened[_TASK_ID], n, writer)
 
     def _running_attempt(self, begin: Fields, writer: str) -> Row:
         request_id, n, time_ms, *who, at_risk_tokens = _begin_values(begin)
@@ -372,20 +412,44 @@ class Ledger:
         sql = f"INSERT INTO {table} (key, {', '.join(columns)}) VALUES (?{',?' * len(columns)})"  # noqa: S608
         return int(self._connection.execute(sql, (digest, *values)).lastrowid or 0)
 
-    def _move(self, upsert: str, rows: list[tuple[Row, Any]]) -> list[tuple[Row, Any]]:
-        """Those of the rows that moved."""
+    def _move(self, upsert: str, rows: list[tuple[Row, Any]], begun: set[str]) -> list[tuple[Row, Any]]:
+        """Those of the rows that moved. `begun`: requests that have rows; the others have none, unless they are told twice."""
         if not rows:
             return rows
         connection = self._connection
-        before = connection.total_changes
         connection.execute("SAVEPOINT move")
-        connection.executemany(upsert, [row for row, _ in rows])
-        if connection.total_changes - before != len(rows):
+        try:
+            whole = self._insert_or_update(upsert, [row for row, _ in rows], begun)
+        except sqlite3.IntegrityError:
+            whole = False
+        if not whole:
             connection.execute("ROLLBACK TO move")
             one = f"{upsert} RETURNING 1"
             rows = [pair for pair in rows if connection.execute(one, pair[0]).fetchall()]
         connection.execute("RELEASE move")
         return rows
+
+    def _insert_or_update(self, upsert: str, rows: list[Row], begun: set[str]) -> bool:
+        """Whether all of them moved. Rows that are new go in many at a time. Raises sqlite3.IntegrityError where one was not new."""
+        connection = self._connection
+        before = connection.total_changes
+        new = [row for row in rows if row[0] not in begun] if begun else rows
+        many = len(new) // ROWS_A_STATEMENT * ROWS_A_STATEMENT
+        values = zip(*[chain.from_iterable(new[:many])] * (ROWS_A_STATEMENT * len(rows[0])), strict=True)
+        connection.executemany(_many(upsert), values)
+        connection.executemany(upsert, new[many:])
+        if begun:
+            connection.executemany(upsert, [row for row in rows if row[0] in begun])
+        return connection.total_changes - before == len(rows)
+
+
+@cache
+def _many(upsert: str) -> str:
+    """The statement that inserts ROWS_A_STATEMENT rows at a time, and fails where one is there. Nothing of a statement is taken back by
+    itself, so that SQLite need not keep what it may have to restore."""
+    insert, _, _ = upsert.partition("ON CONFLICT")
+    head, values, row = insert.replace("INSERT", "INSERT OR FAIL", 1).partition("VALUES")
+    return head + values + ",".join([row] * ROWS_A_STATEMENT)
 
 
 def _remember(cache: dict[bytes, Any], key: bytes, kind: Any) -> None:
@@ -408,7 +472,7 @@ def _unknown_open(request_id: str, batch: Batch) -> Fields:
     _, end = batch.closes.get(request_id, (None, None))
     attempt_id = batch.latest.get(request_id)
     if end is not None:
-        time_ms = _end_tail(end)[0]
+        time_ms = end[_ENDED_MS]
     else:
         time_ms = 0 if attempt_id is None else _begin_values(batch.begins[attempt_id][0])[2]
     return (request_id, time_ms, *(None,) * 9)
@@ -476,18 +540,20 @@ def request_sums(outcome: str, needed: Row, durations_ms: Row, first_tokens: lis
     return (requests, *by_outcome, failed_over, whole_us(durations_ms), whole_us(first_tokens), len(first_tokens), *gained)
 
 
-def _attempt_sums(kind: _AttemptKind, rows: list[Row]) -> Row:
-    _, _, _, _, _, _, durations_ms, *tokens, costs, at_risk_tokens = zip(*rows, strict=True)
+def attempt_sums(outcome: str, source: str | None, columns: list[Row]) -> Row:
+    """Of attempts that ended alike: their durations, tokens of each kind, costs and tokens at risk."""
+    durations_ms, *tokens, costs, at_risk_tokens = columns
+    attempts = len(costs)
     known = [cost_nusd for cost_nusd in costs if cost_nusd is not None]
     return (
-        len(rows),
-        len(rows) if kind.outcome == "ok" else 0,
+        attempts,
+        attempts if outcome == "ok" else 0,
         whole_us(durations_ms),
         *map(sum, tokens),
         sum(known),
         sum(at_risk_tokens),
-        len(rows) - len(known) if kind.source is not None else 0,
-        len(rows) if kind.source not in (None, "provider") else 0,
+        attempts - len(known) if source is not None else 0,
+        attempts if source not in (None, "provider") else 0,
     )
 
 

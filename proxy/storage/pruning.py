@@ -1,5 +1,6 @@
 """What is old is forgotten: rows, sums, checks and alerts, a little at a time, by the drainer when it has nothing else to do. And the
-sums of a day that is over are made ready for being read for as long as they are kept: histograms are shortened, combinations moved.
+sums of a day that is over are made ready for being read for as long as they are kept: histograms are shortened, combinations moved, and
+all of them added to those of their week and month.
 
 Sums are tables of their own: to forget a row changes none of them. What many rows have in common (facets, kinds) goes when the last of
 these rows has gone.
@@ -14,9 +15,10 @@ from itertools import islice
 import orjson
 
 from proxy.storage.ledger import Ledger
+from proxy.storage.long_sums import add_up, forget_before, mark_forgotten
 from proxy.storage.retention import Retention
+from proxy.storage.slices import HISTOGRAMS, SLICES, SUMS, upsert
 from proxy.storage.sqlite import first_id
-from proxy.storage.sums import HISTOGRAMS, SLICES, SUMS, upsert
 
 _DAY_S = 86_400.0
 _PAUSE_S = 60.0  # after a round that found nothing more
@@ -58,6 +60,10 @@ _TO_PAST = (
     ),
     "DELETE FROM daily_sums WHERE slice = 0 AND day = ?",
 )
+_OLDEST_DAY = """
+SELECT min(day) FROM (
+    SELECT min(day) AS day FROM daily_sums WHERE slice = :slice UNION ALL
+    SELECT min(hour) / 24 FROM hourly_sums WHERE slice = :slice)"""  # days of combinations that are over are elsewhere, their hours are not
 _FORGET_PAST = "DELETE FROM past_daily_sums WHERE tag = ? AND day < ?"
 _TAGS_A_STEP = 500
 _FORGET_TAGS = """
@@ -103,6 +109,7 @@ class Pruner:
         yield from self._sums(int((now_s - retention.rollups_s) // _DAY_S))
         yield from self._shorten(int(now_s // _DAY_S) - 1)
         yield from self._move(int(now_s // _DAY_S))
+        yield from add_up(self._connection, int(now_s // _DAY_S))
         yield from self._told(int((now_s - retention.health_s) * 1000))
 
     def _requests(self, cut: str) -> Iterator[None]:
@@ -147,16 +154,19 @@ class Pruner:
         forgotten = False
         for number in range(len(SLICES)):
             while True:
-                (day,) = self._connection.execute("SELECT min(day) FROM daily_sums WHERE slice = ?", (number,)).fetchone()
+                (day,) = self._connection.execute(_OLDEST_DAY, {"slice": number}).fetchone()
                 if day is None or day >= cut_day:
                     break
+                mark_forgotten(self._connection, cut_day)
                 self._connection.execute("DELETE FROM daily_sums WHERE slice = ? AND day = ?", (number, day))
                 hours = (number, day * 24, day * 24 + 24)
                 self._connection.execute("DELETE FROM hourly_sums WHERE slice = ? AND hour >= ? AND hour < ?", hours)
                 forgotten = True
                 yield
         self._connection.execute("DELETE FROM failovers_hourly WHERE hour < ?", (cut_day * 24,))
+        self._connection.execute("DELETE FROM failovers_daily WHERE day < ?", (cut_day,))
         if forgotten:
+            yield from forget_before(self._connection, cut_day)
             tags = [row[0] for row in self._connection.execute("SELECT id FROM usage_tags WHERE slice = 0")]
             for start in range(0, len(tags), _TAGS_A_STEP):
                 self._connection.executemany(_FORGET_PAST, [(tag, cut_day) for tag in tags[start : start + _TAGS_A_STEP]])

@@ -21,10 +21,10 @@ import aiosqlite
 import orjson
 
 from proxy.core.alerts import help_for
-from proxy.core.errors import LedgerUnavailable
+from proxy.core.errors import InvalidValue, LedgerUnavailable
 from proxy.core.limits import JUDGE_TASK
 from proxy.core.money import nusd_to_usd
-from proxy.storage.hours import HOUR_MS, Pieces, begin_of_day_ms, pieces
+from proxy.storage.hours import DAY_H, HOUR_MS, Pieces, begin_of_day_ms, in_long_steps, pieces
 from proxy.storage.sqlite import LEDGER, first_id, reader_uri, version
 from proxy.storage.uptime import GAP_MS, UPTIME_MS, uptimes
 from proxy.storage.usage import (
@@ -34,16 +34,19 @@ from proxy.storage.usage import (
     Answer,
     Question,
     column_filters,
+    counting,
     empty_row,
     merged,
     series_question,
     series_rows,
+    slice_of,
     statement,
     usage_rows,
 )
 
 MAX_LIMIT = 1000
 FEW_ROWS = 200
+MAX_SUMMED = 20_000  # some tenths of a second, during which requests go on in turns with it
 LONGEST_REQUEST_MS = HOUR_MS  # an attempt begins at most so long after its request
 NO_FILTERS: Mapping[str, str | None] = MappingProxyType({})
 SCOPES = {"provider": "provider", "client": "client", "department": "department", "agent": "agent", "judge": "agent"}
@@ -74,6 +77,7 @@ SELECT n, provider, upstream_model, outcome, http_status, error_class, category,
     output_audio_tokens, at_risk_tokens, usage_source, cost_nusd, price_source, credential, finish_reason, rank
 FROM attempts WHERE request_id = ? ORDER BY n"""
 _FILTERS = ("model", "provider", "client", "department", "outcome")
+OUTCOMES = ("running", "ok", "failed", "rejected", "interrupted", "client_gone")
 # The newest of each facet that fits, by the index of (facet, id), and of these the newest: no list walks the table.
 _PAGE_OF_FACETS = """
 id IN (SELECT p.id FROM facets AS f CROSS JOIN request_rows AS p ON p.facet = f.id
@@ -83,10 +87,18 @@ ORDER BY p.id DESC LIMIT :limit)"""
 _LATEST = "~"  # greater than any id
 
 _OPEN_ENDED_H = 1 << 40
-_SPANNED = "SELECT min(day), max(day) + 1 FROM daily_sums WHERE slice = 1"
+_SPANNED = """
+SELECT (SELECT min(day) FROM daily_sums WHERE slice = 1), (SELECT max(hour) FROM hourly_sums WHERE slice = 1),
+    (SELECT from_day FROM summed_days WHERE slice = :slice), (SELECT until_day FROM summed_days WHERE slice = :slice)"""
 _FAILOVERS = """
-SELECT chain, from_target, to_target, reason, sum(count) FROM failovers_hourly WHERE hour >= ? AND hour < ?
-GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC, 1, 2, 3, 4"""
+SELECT chain, from_target, to_target, reason, sum(count) AS together FROM (
+    SELECT chain, from_target, to_target, reason, count FROM json_each(:days) AS p
+    CROSS JOIN failovers_daily ON day >= json_extract(p.value, '$[0]') AND day < json_extract(p.value, '$[1]') UNION ALL
+    SELECT chain, from_target, to_target, reason, count FROM json_each(:hours) AS p
+    CROSS JOIN failovers_hourly ON hour >= json_extract(p.value, '$[0]') AND hour < json_extract(p.value, '$[1]') UNION ALL
+    SELECT chain, from_target, to_target, reason, -count FROM json_each(:less_hours) AS p
+    CROSS JOIN failovers_hourly ON hour >= json_extract(p.value, '$[0]') AND hour < json_extract(p.value, '$[1]'))
+GROUP BY 1, 2, 3, 4 HAVING together > 0 ORDER BY 5 DESC, 1, 2, 3, 4"""
 _BROKEN_HOUR = """
 SELECT count(*), coalesce(sum(a.input_tokens + a.output_tokens), 0) FROM attempt_rows AS a JOIN attempt_kinds AS k ON k.id = a.kind
 WHERE a.request_id >= :from_id AND a.request_id < :to_id AND a.rank = 2 AND a.time_ms >= :hour_ms AND a.time_ms < :since_ms
@@ -140,7 +152,10 @@ class Queries:
         department: str | None = None,
         outcome: str | None = None,
     ) -> tuple[list[Record], str | None]:
-        """Newest first: (rows, the `before` of the next page or None). `limit` is clamped to 1..1,000."""
+        """Newest first: (rows, the `before` of the next page or None). `limit` is clamped to 1..1,000. Raises InvalidValue for an
+        outcome that there is not."""
+        if outcome is not None and outcome not in OUTCOMES:
+            raise InvalidValue(f"`outcome` must be one of {', '.join(OUTCOMES)}.", param="outcome")
         limit = min(max(limit, 1), MAX_LIMIT)
         values = (model, provider, client, department, outcome)
         given = {name: value for name, value in zip(_FILTERS, values, strict=True) if value is not None}
@@ -179,20 +194,28 @@ class Queries:
         time_zone: str = "UTC",
         filters: Mapping[str, str | None] = NO_FILTERS,
         percentiles: bool = False,
+        limit: int | None = None,
+        after: int = 0,
+        bounded: bool = False,
     ) -> list[Record]:
         """Sums by any of GROUPS, dearest first, over the whole hours that `since_ms` (included) to `until_ms` (excluded) touch.
 
         A request counts in the hour of its begin and at the target that answered it, an attempt in its own. `filters` are of FILTERS,
         None is no filter. Days and months are those of `time_zone`, an IANA name. With `percentiles` each row has p50_ms, p95_ms,
-        p99_ms and the same of first_token. Raises KeyError for a group, filter or time zone that is none.
+        p99_ms and the same of first_token. `limit`: at most so many rows, of those that come `after` so many. Raises KeyError for a
+        group, filter or time zone that is none; if `bounded`, InvalidValue for a report by the hour or day over more than
+        MAX_SUMMED rows of sums.
         """
         if unknown := set(group_by) - set(GROUPS):
             raise KeyError(min(unknown))
         step = next((name for name in TIMES if name in group_by), None)
         columns = tuple(dict.fromkeys([COLUMNS[name] for name in group_by if name in COLUMNS]))
-        found = await self._pieces(since_ms, until_ms, step, time_zone)
-        question = Question(found, columns, column_filters(filters), histograms=percentiles)
-        return await self._reported(question, lambda answers: usage_rows(question, answers, group_by))
+        wanted = column_filters(filters)
+        found = await self._pieces(since_ms, until_ms, step, time_zone, (*columns, *wanted))
+        question = Question(found, columns, wanted, histograms=percentiles)
+        if bounded and step in ("hour", "day"):
+            await self._bound(question, step)
+        return await self._reported(question, lambda answers: usage_rows(question, answers, group_by, limit=limit, after=after))
 
     async def totals(
         self,
@@ -215,18 +238,22 @@ class Queries:
         time_zone: str = "UTC",
         filters: Mapping[str, str | None] = NO_FILTERS,
         group_by: str | None = None,
+        among: Sequence[str | None] = (),
         percentiles: bool = True,
     ) -> list[Record]:
         """What happened in each hour or day, in order: time (RFC 3339, of the step's begin), the group if one is asked for, requests,
-        ok, failed, failed_over, cost_usd, input_tokens, output_tokens, success_rate, and percentiles as in `usage`.
+        ok, failed, failed_over, input_tokens, output_tokens, cost_usd, success_rate, and, with `percentiles`, p50_ms, p95_ms and
+        first_token_p95_ms.
 
-        Steps in which nothing happened are left out: `hours.steps` knows them all. Raises KeyError as `usage` does.
+        `among`: only these groups; none: all. Steps in which nothing happened are left out: `hours.steps` knows them all. Raises
+        KeyError as `usage` does.
         """
         if step not in ("hour", "day"):
             raise KeyError(step)
         columns = () if group_by is None else (COLUMNS[group_by],)
-        found = await self._pieces(since_ms, until_ms, step, time_zone)
-        question = series_question(found, columns, column_filters(filters), histograms=percentiles)
+        wanted = column_filters(filters)
+        found = await self._pieces(since_ms, until_ms, step, time_zone, (*columns, *wanted))
+        question = series_question(found, columns, wanted, among, histograms=percentiles)
         rows = await self._reported(question, lambda answers: series_rows(question, answers, group_by))
         if step == "hour":
             return [{"time": label, **row} for label, row in rows]
@@ -236,7 +263,9 @@ class Queries:
 
     async def fallbacks(self, since_ms: int | None = None, until_ms: int | None = None) -> list[Record]:
         """Times that requests went on from one target to another: chain, from, to, reason (an error class), count; most first."""
-        rows = await self._fetch(_FAILOVERS, _hours(since_ms, until_ms))
+        found = pieces(*_hours(since_ms, until_ms))
+        ranges = {"days": found.days, "hours": found.hours, "less_hours": found.less_hours}
+        rows = await self._fetch(_FAILOVERS, {name: orjson.dumps(each).decode() for name, each in ranges.items()})
         return [dict(zip(("chain", "from", "to", "reason", "count"), row, strict=True)) for row in rows]
 
     async def last_used(self) -> dict[str, int]:
@@ -261,10 +290,33 @@ class Queries:
         filters: Mapping[str, str | None] = NO_FILTERS,
     ) -> list[tuple[str, int]]:
         """(date, nano-dollars) of each day on which something was spent, in order."""
-        found = await self._pieces(since_ms, until_ms, "day", time_zone)
-        question = Question(found, (), column_filters(filters), ("cost_nusd",))
+        wanted = column_filters(filters)
+        found = await self._pieces(since_ms, until_ms, "day", time_zone, tuple(wanted))
+        question = Question(found, (), wanted, ("cost_nusd",))
         rows = await self._reported(question, lambda answers: [(found.labels[a.label] or "", a.sums[0]) for a in answers])
         return sorted(rows)
+
+    async def used_by_day(
+        self,
+        group: str | None,
+        since_ms: int,
+        until_ms: int | None = None,
+        *,
+        filters: Mapping[str, str | None] = NO_FILTERS,
+    ) -> list[tuple[str, str | None, int, int, int]]:
+        """(date, name, attempts, tokens, nano-dollars) of each UTC day, and of each name of `group` (of GROUPS) in it."""
+        columns, wanted = () if group is None else (COLUMNS[group],), column_filters(filters)
+        found = await self._pieces(since_ms, until_ms, "day", "UTC", (*columns, *wanted))
+        question = Question(found, columns, wanted, ("attempts", "input_tokens", "output_tokens", "cost_nusd"))
+
+        def told(answers: list[Answer]) -> list[tuple[str, str | None, int, int, int]]:
+            rows = []
+            for label, names, (attempts, read, written, cost_nusd), _, _ in answers:
+                name = names[0] or None if names else None
+                rows.append((found.labels[label] or "", name, attempts, read + written, cost_nusd))
+            return rows
+
+        return await self._reported(question, told)
 
     async def used(self, provider: str, credential: str | None, since_ms: int) -> tuple[int, int]:
         """(attempts, input and output tokens) that a provider was sent since then, of one key or of all; exact to the millisecond.
@@ -342,15 +394,34 @@ class Queries:
     async def aclose(self) -> None:
         await self._forget()
 
-    async def _pieces(self, since_ms: int | None, until_ms: int | None, step: str | None, time_zone: str) -> Pieces:
-        """What is asked for and there: a report by the hour must not count the hours since 1970."""
+    async def _pieces(
+        self, since_ms: int | None, until_ms: int | None, step: str | None, time_zone: str, columns: Sequence[str]
+    ) -> Pieces:
+        """What is asked for and there, of the slice for these columns: a report by the hour must not count the hours since 1970."""
         since_h, until_h = _hours(since_ms, until_ms)
         zone = _zone(time_zone)
+        rows = await self._fetch(_SPANNED, {"slice": slice_of(columns)})
+        first_day, last_hour, from_day, until_day = tuple(rows[0]) if rows else (None, None, None, None)
+        if last_hour is None:
+            return Pieces() if step is not None else pieces(since_h, until_h)
+        end_h = (last_hour // DAY_H + 1) * DAY_H
         if step is not None:
-            rows = await self._fetch(_SPANNED, ())
-            first_day, end_day = tuple(rows[0]) if rows and rows[0][0] is not None else (0, 0)
-            since_h, until_h = max(since_h, first_day * 24), min(until_h, end_day * 24)
-        return pieces(since_h, until_h, step, zone)
+            since_h, until_h = max(since_h, first_day * DAY_H), min(until_h, end_h)
+        elif last_hour < until_h < end_h:
+            until_h = end_h  # nothing is left of that day: its sums are those of its hours so far
+        found = pieces(since_h, until_h, step, zone)
+        if until_day is not None:
+            in_long_steps(found, from_day, until_day)
+        return found
+
+    async def _bound(self, question: Question, step: str) -> None:
+        rows = await self._fetch(*counting(question, MAX_SUMMED + 1)) if question.pieces.labels else []
+        if rows and rows[0][0] > MAX_SUMMED:
+            raise InvalidValue(
+                f"By the {step} that is more than {MAX_SUMMED:,} sums to go through: take a later `since`, a longer step or fewer groups "
+                "(`tollbridge usage` has no such bound).",
+                param="group_by",
+            )
 
     async def _reported(self, question: Question, report: Callable[[list[Answer]], list[Made]]) -> list[Made]:
         if not question.pieces.labels:
@@ -364,7 +435,9 @@ class Queries:
         return made() if len(rows) <= FEW_ROWS and not question.histograms else await asyncio.to_thread(made)
 
     async def _sums_of(self, sums: tuple[str, ...], filters: Mapping[str, str], since_ms: int) -> list[int]:
-        question = Question(pieces(*_hours(since_ms, None)), (), filters, sums)
+        wanted = column_filters(filters)
+        found = await self._pieces(since_ms, None, None, "UTC", tuple(wanted))
+        question = Question(found, (), wanted, sums)
         answers = merged(question, await self._fetch(*statement(question)))
         return answers[0].sums if answers else [0] * len(sums)
 
@@ -492,7 +565,7 @@ def _attempt(row: sqlite3.Row) -> Record:
     cost_nusd = attempt.pop("cost_nusd")
     attempt["cost_usd"] = None if cost_nusd is None else nusd_to_usd(cost_nusd)
     if attempt.pop("rank") < 2:
-        attempt["usage_source"] = None
+        attempt["usage_source"] = attempt["cost_usd"] = None
     return attempt
 
 

@@ -6,13 +6,17 @@ Hours before that keep their sums: the rows behind them are gone. A day is the s
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import orjson
 
-from proxy.storage.extras import HIT, gains
-from proxy.storage.ledger import failovers_of, request_sums, whole_us
-from proxy.storage.sums import HISTOGRAMS, SLICES, SUMS, Usage, request_histograms, upsert
+from proxy.storage.extras import gains
+from proxy.storage.ledger import attempt_sums, failovers_of, request_sums
+from proxy.storage.long_sums import begin_anew
+from proxy.storage.slices import HISTOGRAMS, SLICES, SUMS, upsert
+from proxy.storage.sums import Usage, request_histograms
 
 HOUR_MS = 3_600_000
 _ROWS_A_WRITE = 20_000
@@ -29,19 +33,32 @@ _DAYS_OF_HOURS = upsert(
     f"{', '.join([f'''group_concat({name}, '')''' for name in HISTOGRAMS])} "
     "FROM hourly_sums WHERE slice = :slice AND hour >= :hour / 24 * 24 GROUP BY hour / 24, tag",
 )
+_DAYS_OF_FAILOVERS = """
+INSERT INTO failovers_daily
+SELECT hour / 24, chain, from_target, to_target, reason, sum(count) FROM failovers_hourly WHERE hour >= ? GROUP BY 1, 2, 3, 4, 5"""
+# rows by what they have in common, told by its numbers: names are looked up once for each, not once a row
 _REQUESTS = """
-SELECT id, time_ms / 3600000, outcome, attempts, duration_ms, first_token_ms, trace, hedged, cache, saved_nusd, quality,
-    provider, upstream_model, chain, client, department, agent, task,
-    iif(answered IS NULL, (SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1),
-        (SELECT credential FROM attempts WHERE request_id = id AND n = answered)), stream
-FROM requests WHERE ended = 1 AND time_ms >= ?"""
-_TARGET = "SELECT provider || '/' || upstream_model FROM attempts WHERE request_id = ? AND n = ?"
+SELECT r.time_ms / 3600000, facet, kind, iif(answered IS NULL,
+        (SELECT a.kind FROM attempt_rows AS a WHERE a.request_id = r.id ORDER BY a.n DESC LIMIT 1),
+        (SELECT a.kind FROM attempt_rows AS a WHERE a.request_id = r.id AND a.n = answered)), coalesce(cache = 'hit', 0),
+    attempts - coalesce(hedged, 0), duration_ms, first_token_ms, cache, saved_nusd, quality
+FROM request_rows AS r LEFT JOIN request_extras AS x ON x.id = r.id WHERE ended = 1 AND r.time_ms >= ?"""
+_OF_REQUESTS = """
+SELECT f.outcome, f.provider, k.upstream_model, chain, client, department, agent, task, credential, stream
+FROM (SELECT 1) LEFT JOIN facets AS f ON f.id = ? LEFT JOIN request_kinds AS k ON k.id = ? LEFT JOIN attempt_kinds AS a ON a.id = ?"""
 _ATTEMPTS = """
-SELECT a.time_ms / 3600000, k.outcome, k.usage_source, a.duration_ms, a.input_tokens, a.cached_input_tokens, a.cache_write_tokens,
-    a.output_tokens, a.reasoning_tokens, a.input_audio_tokens, a.output_audio_tokens, a.cost_nusd, a.at_risk_tokens,
-    k.provider, k.upstream_model, r.chain, r.client, r.department, r.agent, r.task, k.credential, r.stream
-FROM attempt_rows AS a JOIN attempt_kinds AS k ON k.id = a.kind LEFT JOIN requests AS r ON r.id = a.request_id
-WHERE a.rank = 2 AND a.time_ms >= ?"""
+SELECT a.time_ms / 3600000, a.kind, facet, r.kind, a.duration_ms, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+    reasoning_tokens, input_audio_tokens, output_audio_tokens, cost_nusd, at_risk_tokens
+FROM attempt_rows AS a LEFT JOIN request_rows AS r ON r.id = a.request_id WHERE rank = 2 AND a.time_ms >= ?"""
+_OF_ATTEMPTS = """
+SELECT a.outcome, usage_source, a.provider, a.upstream_model, chain, client, department, agent, task, credential, stream
+FROM attempt_kinds AS a LEFT JOIN facets AS f ON f.id = ? LEFT JOIN request_kinds AS k ON k.id = ? WHERE a.id = ?"""
+_FAILED_OVER = """
+SELECT id, time_ms / 3600000, chain, attempts, trace FROM requests
+WHERE ended = 1 AND attempts > 1 AND trace IS NOT NULL AND time_ms >= ?"""
+_TARGET = "SELECT provider || '/' || upstream_model FROM attempts WHERE request_id = ? AND n = ?"
+
+Row = tuple[Any, ...]
 
 
 def first_whole_hour(connection: sqlite3.Connection) -> int:
@@ -58,57 +75,68 @@ def rebuild_sums(connection: sqlite3.Connection) -> tuple[int, int]:
             connection.execute(sql, {"slice": number, "hour": hour})
     connection.execute("DELETE FROM past_daily_sums WHERE day >= ?", (hour // 24,))
     connection.execute("DELETE FROM failovers_hourly WHERE hour >= ?", (hour,))
+    connection.execute("DELETE FROM failovers_daily WHERE day >= ?", (hour // 24,))
+    connection.execute(_DAYS_OF_FAILOVERS, (hour // 24 * 24,))
+    begin_anew(connection, hour // 24)
     for number in range(len(SLICES)):
         connection.execute(_DAYS_OF_HOURS, {"slice": number, "hour": hour})
     usage = Usage(connection)
     requests = attempts = 0
-    for row in connection.execute(_REQUESTS, (hour * HOUR_MS,)):
-        _add_request(connection, usage, row)
-        requests += 1
-        if requests % _ROWS_A_WRITE == 0:
-            usage.write()
-    for row in connection.execute(_ATTEMPTS, (hour * HOUR_MS,)):
-        _add_attempt(usage, row)
-        attempts += 1
-        if attempts % _ROWS_A_WRITE == 0:
-            usage.write()
-    usage.write()
+    for row in connection.execute(_FAILED_OVER, (hour * HOUR_MS,)):
+        _add_failovers(connection, usage, row)
+    for groups in _grouped(connection.execute(_REQUESTS, (hour * HOUR_MS,)), 5):
+        for key, rows in groups.items():
+            _add_requests(connection, usage, key, rows)
+            requests += len(rows)
+        usage.write()
+    for groups in _grouped(connection.execute(_ATTEMPTS, (hour * HOUR_MS,)), 4):
+        for key, rows in groups.items():
+            attempts += _add_attempts(connection, usage, key, rows)
+        usage.write()
     return requests, attempts
 
 
-def _add_request(connection: sqlite3.Connection, usage: Usage, row: tuple[Any, ...]) -> None:
-    request_id, hour, outcome, attempts, duration_ms, first_token_ms, trace, hedged, cache, saved_nusd, quality, *dimensions = row
-    first_tokens = [] if first_token_ms is None else [first_token_ms]
-    durations, first_token_times = request_histograms(outcome, [duration_ms], first_tokens, cached=cache == HIT)
-    gained = gains([(cache, saved_nusd, quality)])
-    sums = request_sums(outcome, (attempts - hedged,), (duration_ms,), first_tokens, gained)
+def _grouped(rows: Iterable[Row], width: int) -> Iterator[dict[Row, list[Row]]]:
+    """By their first columns, _ROWS_A_WRITE of them at a time."""
+    source = iter(rows)
+    while some := list(islice(source, _ROWS_A_WRITE)):
+        groups: dict[Row, list[Row]] = {}
+        for row in some:
+            groups.setdefault(row[:width], []).append(row[width:])
+        yield groups
+
+
+def _add_requests(connection: sqlite3.Connection, usage: Usage, key: Row, rows: list[Row]) -> None:
+    hour, facet, kind, answering, cached = key
+    (outcome, *dimensions) = connection.execute(_OF_REQUESTS, (facet, kind, answering)).fetchone()
+    needed, durations_ms, first_tokens_ms, *gained = zip(*rows, strict=True)
+    first_tokens = [first_token_ms for first_token_ms in first_tokens_ms if first_token_ms is not None]
+    durations, first_token_times = request_histograms(outcome, durations_ms, first_tokens, cached=bool(cached))
+    sums = request_sums(outcome, needed, durations_ms, first_tokens, gains(zip(*gained, strict=True)))
     usage.add_requests(hour, _told(dimensions), sums, durations=durations, first_token_times=first_token_times)
-    if attempts > 1 and trace is not None:
-
-        def target_of(n: int) -> str | None:
-            found = connection.execute(_TARGET, (request_id, n)).fetchone()
-            return None if found is None else str(found[0])
-
-        chain = dimensions[2] or ""
-        for attempt, *failover in failovers_of(orjson.loads(trace), target_of):
-            if attempt < attempts:
-                usage.add_failover(hour, chain, *failover)
 
 
-def _add_attempt(usage: Usage, row: tuple[Any, ...]) -> None:
-    hour, outcome, source, duration_ms, *tokens = row[:11]
-    cost_nusd, at_risk_tokens, *dimensions = row[11:]
-    sums = (
-        1,
-        int(outcome == "ok"),
-        whole_us([duration_ms]),
-        *tokens,
-        cost_nusd or 0,
-        at_risk_tokens,
-        int(source is not None and cost_nusd is None),
-        int(source not in (None, "provider")),
-    )
-    usage.add_attempts(hour, _told(dimensions), sums)
+def _add_attempts(connection: sqlite3.Connection, usage: Usage, key: Row, rows: list[Row]) -> int:
+    """How many."""
+    hour, made, facet, kind = key
+    said = connection.execute(_OF_ATTEMPTS, (facet, kind, made)).fetchone()
+    if said is None:
+        return 0
+    outcome, source, *dimensions = said
+    usage.add_attempts(hour, _told(dimensions), attempt_sums(outcome, source, [*zip(*rows, strict=True)]))
+    return len(rows)
+
+
+def _add_failovers(connection: sqlite3.Connection, usage: Usage, row: Row) -> None:
+    request_id, hour, chain, attempts, trace = row
+
+    def target_of(n: int) -> str | None:
+        found = connection.execute(_TARGET, (request_id, n)).fetchone()
+        return None if found is None else str(found[0])
+
+    for attempt, *failover in failovers_of(orjson.loads(trace), target_of):
+        if attempt < attempts:
+            usage.add_failover(hour, chain or "", *failover)
 
 
 def _told(dimensions: list[Any]) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 A combination of provider, model, chain, client, department, agent, task, key and stream has its row of sums for each hour and day
 (slice 0), and so has each of these by itself or with what goes with it (slices 1 to 9), so that a report on one reads a few rows and
-no combinations. Combinations of days that are over are moved to a table where each has its days together (`pruning.py`).
+no combinations. Combinations of days that are over are moved to a table where each has its days together, and each day that is over
+is added to its week and its month (`pruning.py`); what comes late for such a day is added there here.
 What a caller can make up (WIDTHS) has no more than so many names in the sums: the largest keep theirs, the rest are `other`.
 """
 
@@ -12,29 +13,12 @@ import sqlite3
 from operator import add
 from typing import Any
 
-from proxy.storage.extras import GAINS
 from proxy.storage.histogram import histogram, shorten
+from proxy.storage.hours import DAY_H
+from proxy.storage.long_sums import add_late
+from proxy.storage.slices import DIMENSIONS, NO_ATTEMPTS, NO_REQUESTS, SLICES, upsert
 
 Row = tuple[Any, ...]
-
-DIMENSIONS = ("provider", "upstream_model", "chain", "client", "department", "agent", "task", "key", "stream")
-SLICES: tuple[tuple[str, ...], ...] = (
-    DIMENSIONS, (), ("provider",), ("provider", "upstream_model"), ("provider", "key"),
-    ("chain", "provider", "upstream_model"), ("client",), ("department",),
-    ("agent",), ("task",),
-)  # fmt: skip
-"""By number; the table `usage_slices` says the same."""
-REQUEST_SUMS = (
-    "requests", "requests_ok", "requests_failed", "requests_rejected", "requests_interrupted", "requests_client_gone",
-    "requests_failed_over", "duration_us", "first_token_us", "first_tokens", *GAINS,
-)  # fmt: skip
-ATTEMPT_SUMS = (
-    "attempts", "attempts_ok", "attempt_duration_us", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens",
-    "reasoning_tokens", "input_audio_tokens", "output_audio_tokens", "cost_nusd", "at_risk_tokens", "unpriced", "estimated",
-)  # fmt: skip
-SUMS = REQUEST_SUMS + ATTEMPT_SUMS
-NO_REQUESTS, NO_ATTEMPTS = (0,) * len(REQUEST_SUMS), (0,) * len(ATTEMPT_SUMS)
-HISTOGRAMS = ("durations", "first_token_times")
 
 WIDTHS = {"upstream_model": 1000, "department": 1000, "agent": 1000, "task": 100}
 OTHER = "other"
@@ -42,27 +26,13 @@ _WAITING = 1000  # names without a place that are remembered, for each
 _CHANGES_AN_HOUR = 10
 _RECENT_DAYS = 7
 CACHED_TAGS = 50_000
-_LONG, _LONG_TO_ADD = (
-    500,
-    100,
-)  # characters of a histogram from which on it is worth shortening, as it stands and before it is added
-
-
-def upsert(table: str, key: tuple[str, ...], source: str | None = None) -> str:
-    """Adds rows to a table of sums: those that are given, or those that `source` selects."""
-    columns = (*key, *SUMS, *HISTOGRAMS)
-    added = [f"{name} = {name} + excluded.{name}" for name in SUMS]
-    joined = [
-        f"{name} = iif(length({name}) < {_LONG}, {name} || excluded.{name}, shorten({name} || excluded.{name}))"
-        for name in HISTOGRAMS
-    ]
-    values = source or f"VALUES (?{',?' * (len(columns) - 1)})"
-    return f"INSERT INTO {table} ({', '.join(columns)}) {values} ON CONFLICT DO UPDATE SET {', '.join(added + joined)}"
-
-
+_LONG_TO_ADD = 100  # characters of a histogram from which on it is worth shortening before it is added
 _HOURLY, _DAILY = upsert("hourly_sums", ("slice", "hour", "tag")), upsert("daily_sums", ("slice", "day", "tag"))
-_FAILOVERS = """
-INSERT INTO failovers_hourly VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET count = count + excluded.count"""
+_SUMMED_UNTIL = "SELECT max(until_day) FROM summed_days"
+_HOURLY_FAILOVERS, _DAILY_FAILOVERS = (
+    f"INSERT INTO {table} VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET count = count + excluded.count"  # noqa: S608
+    for table in ("failovers_hourly", "failovers_daily")
+)
 _TAG = f"SELECT id FROM usage_tags WHERE slice = ? AND {' AND '.join(f'{name} = ?' for name in DIMENSIONS)}"  # noqa: S608
 _NEW_TAG = f"INSERT INTO usage_tags (slice, {', '.join(DIMENSIONS)}) VALUES (?{',?' * len(DIMENSIONS)})"  # noqa: S608
 _COUNTS_IN = [tuple(name in names for name in DIMENSIONS) for names in SLICES]
@@ -113,8 +83,13 @@ class Usage:
             _merge(days, (number, hour // 24, tag), row)
         self._connection.executemany(_HOURLY, [key + row for key, row in hours.items()])
         self._connection.executemany(_DAILY, [key + row for key, row in days.items()])
+        (summed_until,) = self._connection.execute(_SUMMED_UNTIL).fetchone()
+        if summed_until is not None and any(day < summed_until for _, day, _ in days):
+            add_late(self._connection, days)
         if self._failovers:
-            self._connection.executemany(_FAILOVERS, [(*key, count) for key, count in self._failovers.items()])
+            self._connection.executemany(_HOURLY_FAILOVERS, [(*key, count) for key, count in self._failovers.items()])
+            by_day = [(hour // DAY_H, *move, count) for (hour, *move), count in self._failovers.items()]
+            self._connection.executemany(_DAILY_FAILOVERS, by_day)
         self._sums.clear()
         self._failovers.clear()
 

@@ -1,7 +1,7 @@
 """Whether the ledger adds up: file, sums, rows and journal held against each other, by plain SQL and over one moment of the file.
 
     integrity    SQLite's own check of the file
-    sums         hours against rows, in each slice; days against hours; failovers against traces
+    sums         hours against rows, in each slice; days against hours, weeks and months against days; failovers against traces
     segments     how far each was read against what is in it
     journal      every record of the segments that are still kept against the rows
 
@@ -12,54 +12,26 @@ every row is there. Names that share `other` in the sums are compared together.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from proxy.accounting.journal import SEGMENT_SUFFIX, split_frames
+from proxy.accounting.journal import HEAD, SEGMENT_SUFFIX, split_frames
 from proxy.accounting.records import LAYOUT, Begin, End, Fields, Rejected, RequestEnd
-from proxy.storage.extras import PPM
+from proxy.storage.expected import make_expected
+from proxy.storage.long_sums import LONG
 from proxy.storage.rebuild import HOUR_MS, first_whole_hour
 from proxy.storage.segments import READ_BYTES
+from proxy.storage.slices import SLICES, SUMS
 from proxy.storage.sqlite import LEDGER, first_id, is_corrupt, reader_uri, version
-from proxy.storage.sums import ATTEMPT_SUMS, DIMENSIONS, OTHER, REQUEST_SUMS, SLICES, SUMS, WIDTHS
+from proxy.storage.sums import OTHER, WIDTHS
 
 MAX_TOLD = 100
-_RECORDS = 500
+_RECORDS = READ_BYTES // HEAD.size  # all that one read has
 
-_BY_OUTCOME = ("ok", "failed", "rejected", "interrupted", "client_gone")
-_HOUR = f"time_ms / {HOUR_MS}"
-_EXPECTED = f"""
-CREATE TEMP TABLE expected AS
-SELECT hour, {", ".join(DIMENSIONS)}, {", ".join(f"sum({name}) AS {name}" for name in SUMS)}
-FROM (
-    SELECT {_HOUR} AS hour, coalesce(provider, '') AS provider, coalesce(upstream_model, '') AS upstream_model,
-        coalesce(chain, '') AS chain, coalesce(client, '') AS client, coalesce(department, '') AS department,
-        coalesce(agent, '') AS agent, coalesce(task, '') AS task,
-        coalesce(iif(answered IS NULL, (SELECT credential FROM attempts WHERE request_id = id ORDER BY n DESC LIMIT 1),
-            (SELECT credential FROM attempts WHERE request_id = id AND n = answered)), '') AS key,
-        coalesce(stream, 0) AS stream, 1 AS requests, outcome = 'ok' AS requests_ok,
-        outcome NOT IN ('ok', 'rejected', 'interrupted', 'client_gone') AS requests_failed, outcome = 'rejected' AS requests_rejected,
-        outcome = 'interrupted' AS requests_interrupted, outcome = 'client_gone' AS requests_client_gone,
-        attempts - hedged > 1 AS requests_failed_over, coalesce(CAST(duration_ms * 1000 AS INTEGER), 0) AS duration_us,
-        coalesce(CAST(first_token_ms * 1000 AS INTEGER), 0) AS first_token_us, first_token_ms IS NOT NULL AS first_tokens,
-        coalesce(cache = 'hit', 0) AS cache_hits, coalesce(saved_nusd, 0) AS saved_nusd, quality IS NOT NULL AS rated,
-        coalesce(CAST(quality * {PPM} AS INTEGER), 0) AS quality_ppm,
-        {", ".join(f"0 AS {name}" for name in ATTEMPT_SUMS)}
-    FROM requests WHERE ended = 1 AND time_ms >= :from_ms
-    UNION ALL
-    SELECT a.time_ms / {HOUR_MS}, a.provider, a.upstream_model, coalesce(r.chain, ''), coalesce(r.client, ''),
-        coalesce(r.department, ''), coalesce(r.agent, ''), coalesce(r.task, ''), coalesce(a.credential, ''), coalesce(r.stream, 0),
-        {", ".join("0" for _ in REQUEST_SUMS)},
-        1, a.outcome = 'ok', coalesce(CAST(a.duration_ms * 1000 AS INTEGER), 0), a.input_tokens, a.cached_input_tokens,
-        a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.input_audio_tokens, a.output_audio_tokens,
-        coalesce(a.cost_nusd, 0), a.at_risk_tokens, a.usage_source IS NOT NULL AND a.cost_nusd IS NULL,
-        coalesce(a.usage_source <> 'provider', 0)
-    FROM attempts AS a LEFT JOIN requests AS r ON r.id = a.request_id WHERE a.rank = 2 AND a.time_ms >= :from_ms
-) GROUP BY hour, {", ".join(DIMENSIONS)}"""  # noqa: S608 - this module's own words
 _FAILED_OVER = """
 SELECT r.time_ms / 3600000, coalesce(r.chain, ''), json_extract(e.value, '$.target'),
     coalesce((SELECT json_extract(n.value, '$.target') FROM json_each(r.trace) AS n
@@ -71,6 +43,11 @@ FROM requests AS r CROSS JOIN json_each(r.trace) AS e
 WHERE r.ended = 1 AND r.attempts > 1 AND json_extract(e.value, '$.then') = 'next' AND json_extract(e.value, '$.attempt') < r.attempts
     AND r.time_ms >= :from_ms
 GROUP BY 1, 2, 3, 4, 5 HAVING to_target IS NOT NULL"""
+_DAYS_OF_FAILOVERS = """
+SELECT day, chain, from_target, to_target, reason, sum(count) FROM (
+    SELECT hour / 24 AS day, chain, from_target, to_target, reason, count FROM failovers_hourly UNION ALL
+    SELECT day, chain, from_target, to_target, reason, -count FROM failovers_daily)
+GROUP BY 1, 2, 3, 4, 5"""
 _ATTEMPTS = """
 SELECT request_id, n, rank, outcome, input_tokens, output_tokens, cost_nusd, EXISTS (
     SELECT 1 FROM repriced AS p WHERE p.request_id = a.request_id AND p.n = a.n)
@@ -149,7 +126,7 @@ def _verify(connection: sqlite3.Connection, data_dir: Path, found: Findings) -> 
         if line != "ok":
             found.differs("integrity", LEDGER, line)
     hour = first_whole_hour(connection)
-    connection.execute(_EXPECTED, {"from_ms": hour * HOUR_MS})
+    make_expected(connection, hour * HOUR_MS)
     for slice_number in range(len(SLICES)):
         _verify_hours(connection, slice_number, hour, found)
         _verify_days(connection, slice_number, found)
@@ -204,6 +181,27 @@ def _verify_days(connection: sqlite3.Connection, number: int, found: Findings) -
     (compared,) = connection.execute("SELECT count(*) FROM daily_sums WHERE slice = ?", (number,)).fetchone()
     found.look("sums", compared)
     _tell(connection, union, "day, tag", {"slice": number, "first": first}, f"slice {number}, day", "hours less days", found)
+    _verify_long(connection, number, tables, found)
+
+
+def _verify_long(connection: sqlite3.Connection, number: int, days: Sequence[str], found: Findings) -> None:
+    """Weeks and months from the first on whose days are all kept, with the days that are said to be in them."""
+    summed = connection.execute("SELECT from_day, until_day FROM summed_days WHERE slice = ?", (number,)).fetchone()
+    if summed is None:
+        return
+    for long in LONG:
+        first = long.of(summed[0] - 1) + 1
+        values = {"slice": number, "first": long.begin_of(first), "until": summed[1], "unit": first}
+        of_days = " UNION ALL ".join([f"{table.format(', '.join(SUMS))} AND day < :until" for table in days])
+        union = (
+            f"SELECT unit_of_{long.unit}(day) AS unit, tag, {', '.join(SUMS)} FROM ({of_days}) UNION ALL "  # noqa: S608
+            f"SELECT {long.unit}, tag, {', '.join([f'-{name}' for name in SUMS])} FROM {long.table} "
+            f"WHERE slice = :slice AND {long.unit} >= :unit"
+        )
+        connection.create_function(f"unit_of_{long.unit}", 1, long.of, deterministic=True)
+        (compared,) = connection.execute(f"SELECT count(*) FROM {long.table} WHERE slice = ?", (number,)).fetchone()  # noqa: S608
+        found.look("sums", compared)
+        _tell(connection, union, "unit, tag", values, f"slice {number}, {long.unit}", f"days less {long.unit}s", found)
 
 
 def _verify_failovers(connection: sqlite3.Connection, hour: int, found: Findings) -> None:
@@ -214,6 +212,10 @@ def _verify_failovers(connection: sqlite3.Connection, hour: int, found: Findings
         found.look("sums")
         if expected.get(key) != actual.get(key):
             found.differs("sums", f"failovers {key}", f"rows {expected.get(key, 0)}, sums {actual.get(key, 0)}")
+    for day, *move, count in connection.execute(_DAYS_OF_FAILOVERS):
+        found.look("sums")
+        if count:
+            found.differs("sums", f"failovers of day {(day, *move)}", f"hours less days {count:+d}")
 
 
 def _tell(
@@ -271,7 +273,7 @@ class _Journal:
         with path.open("rb") as file:
             while at < position:
                 file.seek(at)
-                records, taken = split_frames(file.read(READ_BYTES)[: max(0, position - at)], _RECORDS)
+                records, taken = split_frames(file.read(min(READ_BYTES, position - at)), _RECORDS)
                 if not taken:
                     self._found.differs(
                         "segments", path.name, f"it was read to byte {position}, and is no longer whole from byte {at} on"
@@ -289,11 +291,13 @@ class _Journal:
         attempts = {row[:2]: row[2:] for row in self._connection.execute(_ATTEMPTS, (ids,))}
         requests = {row[0]: row[1:] for row in self._connection.execute(_REQUESTS, (ids,))}
         self._found.look("journal", len(begun) + len(ended) + len(closed))
-        for key in begun:
-            if key not in attempts and key[0] >= self._forgotten:
+        for key in begun - attempts.keys():
+            if key[0] >= self._forgotten:
                 self._differs(name, key, "it was begun, and has no row")
         for key, record in ended.items():
-            self._verify_end(name, key, record, attempts.get(key))
+            row = attempts.get(key)
+            if row is None or row[0] != 2 or row[1:5] != (record[_OUTCOME], record[_INPUT], record[_OUTPUT], record[_COST]):
+                self._verify_end(name, key, record, row)
         for request_id, outcome in closed.items():
             row = requests.get(request_id)
             if row is None:
@@ -329,26 +333,17 @@ def _sorted(
     begun: set[tuple[str, int]] = set()
     ended: dict[tuple[str, int], Fields] = {}
     closed: dict[str, str] = {}
-    for record, kind in _kinds(records):
-        if kind == "R":
-            closed.setdefault(record[_OPENED][0], record[_CLOSED][_CLOSING])
-            continue
-        key = (record[_REQUEST_ID], record[_N])
-        if kind == "B":
-            begun.add(key)
-            continue
-        ended.setdefault(key, record)
-        if record[_CLOSE] is not None:
-            closed.setdefault(record[_REQUEST_ID], record[_CLOSE][_CLOSING])
-    return begun, ended, closed
-
-
-def _kinds(records: list[Fields]) -> Iterator[tuple[Fields, str]]:
     for record in records:
-        match record:
-            case ["B", *_] if len(record) >= _BEGIN_SIZE:
-                yield record, "B"
-            case ["E", *_] if len(record) >= _END_SIZE:
-                yield record, "E"
-            case ["R", [_, *_], [_, *_], *_]:
-                yield record, "R"
+        kind, size = (record[0], len(record)) if isinstance(record, list) and record else (None, 0)
+        if kind == "E" and size >= _END_SIZE:
+            request_id, close = record[_REQUEST_ID], record[_CLOSE]
+            ended.setdefault((request_id, record[_N]), record)
+            if close is not None:
+                closed.setdefault(request_id, close[_CLOSING])
+        elif kind == "B" and size >= _BEGIN_SIZE:
+            begun.add((record[_REQUEST_ID], record[_N]))
+        elif kind == "R":
+            match record:
+                case [_, [_, *_], [_, *_], *_]:
+                    closed.setdefault(record[_OPENED][0], record[_CLOSED][_CLOSING])
+    return begun, ended, closed

@@ -36,6 +36,7 @@ EVENTS = (
     "config_error",
     "continued",
     "drained_cut",
+    "forbidden_fields",
     "internal_error",
     "judge_failed",
     "ledger_corrupt",

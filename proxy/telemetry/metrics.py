@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 MAX_SERIES = 5_000
-MAX_GAUGED_DEPLOYMENTS = 300
+MAX_GAUGED_DEPLOYMENTS = 120  # more could not be counted either: each takes 25 series of counters
 MAX_RECENT = 64  # first tokens of one (provider, model) between two looks: a sample, of those that came last
 
 _DURATION_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 600.0)
@@ -281,7 +281,7 @@ class Metrics:
 
     def fell_back(self, chain: str) -> None:
         """A request was answered, but not by the first target that could have served it."""
-        if chain not in self._fallbacks and not self._admit(1):
+        if chain not in self._fallbacks and chain not in self._first_tokens and not self._admit(1):
             chain = OTHER
         self._fallbacks[chain] = self._fallbacks.get(chain, 0) + 1
 
@@ -381,7 +381,7 @@ class Metrics:
 
     def _new_requests(self, chain: str, outcome: str, stream: bool) -> _Requests:
         new_chain = chain not in self._first_tokens
-        series = 1 + (len(_FIRST_TOKEN_BOUNDS) + 3 if new_chain else 0)
+        series = 1 + (len(_FIRST_TOKEN_BOUNDS) + 4 if new_chain else 0)  # fallbacks too: they are to stand beside requests
         series += len(_DURATION_BOUNDS) + 3 if (chain, stream) not in self._durations else 0
         if chain != OTHER and not self._admit(series):
             return self._requests.get((OTHER, outcome, stream)) or self._new_requests(OTHER, outcome, stream)

@@ -16,9 +16,9 @@ from proxy.telemetry.families import CACHE_RESULTS, CACHE_STORES, DELIVERY_RESUL
 
 OTHER = "other"
 EVERY_KEY = "all"  # a quota that all keys of a provider share
-MAX_PROVIDERS = 100
-MAX_BUDGETS = 200
-MAX_QUOTAS = 100
+MAX_PROVIDERS = 60  # what is set aside here is room that chains and targets do not have
+MAX_BUDGETS = 100
+MAX_QUOTAS = 60
 MAX_RATES = 100
 MAX_CHANNELS = 20
 MAX_CACHED_CHAINS = 40

@@ -26,6 +26,7 @@ def usage(rows: Sequence[Report], groups: Sequence[str], title: str, *, compact:
             "tokens": row["input_tokens"] + row["output_tokens"],
             "attempts_failed": row["attempts"] - row["attempts_ok"],
             "share": float(Decimal(row["cost_usd"]) / cost) if cost else None,
+            "cost_usd": _known_cost(row),
         }
         for row in rows
     ]
@@ -36,11 +37,21 @@ def usage(rows: Sequence[Report], groups: Sequence[str], title: str, *, compact:
     total = None
     if len(rows) > 1:
         total = {column.field: sum(row[column.field] for row in shown) for column in columns if column.kind == "number"}
-        total |= {"cost_usd": str(cost), **({groups[0]: "all"} if groups else {})}
+        unpriced = sum(row["unpriced_attempts"] for row in rows)
+        total |= {
+            "cost_usd": _known_cost({"cost_usd": str(cost), "unpriced_attempts": unpriced}),
+            **({groups[0]: "all"} if groups else {}),
+        }
         ok = sum(row["ok"] for row in rows)
         judged = ok + sum(row["failed"] + row["interrupted"] for row in rows)
         total["success_rate"] = ok / judged if judged else None
     return Sheet("usage", title, columns, shown, total, nothing)
+
+
+def _known_cost(row: Report) -> str | None:
+    """What is known of it: None where nothing had a price, which is not $0."""
+    cost: str = row["cost_usd"]
+    return None if row["unpriced_attempts"] and not Decimal(cost) else cost
 
 
 _TIMES = ("month", "day", "hour")

@@ -105,11 +105,11 @@ class HttpxTransport:
         if not task.cancelled():
             task.exception()  # what goes wrong while closing interests nobody
 
-    def release(self, response: httpx2.Response | None) -> None:
-        """A response is done with; one that was not read to its end is cut."""
+    def release(self, response: httpx2.Response | None, reading: asyncio.Task[bytes] | None) -> None:
+        """A response is done with; one that was not read to its end is cut, while it is being read, too."""
         self.in_use -= 1
         if response is not None:
-            self._close_later(response.aclose())
+            self._close_later(_cut(response, reading))
 
     async def aclose(self) -> None:
         if self._closing:
@@ -120,7 +120,8 @@ class HttpxTransport:
 
 
 class HttpxResponse:
-    """`core.ports.UpstreamResponse`."""
+    """`core.ports.UpstreamResponse`. Each piece is read by a task of its own: httpx2 closes what is cancelled while it reads, and whoever
+    waits for a piece may be interrupted and yet want the rest."""
 
     def __init__(self, transport: HttpxTransport, response: httpx2.Response, *, reused: bool) -> None:
         self.status = response.status_code
@@ -129,6 +130,7 @@ class HttpxResponse:
         self._transport = transport
         self._response = response
         self._body: AsyncIterator[bytes] = response.aiter_raw()
+        self._reading: asyncio.Task[bytes] | None = None
         self._received = 0
         self._ended = False
         self._closed = False
@@ -146,11 +148,16 @@ class HttpxResponse:
     async def read(self) -> bytes:
         import httpx2  # see above: imported long ago when this runs
 
+        if self._ended:
+            return b""
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._next())
         try:
-            data = b"" if self._ended else await _as_task(self._next())
+            data = await asyncio.shield(self._reading)
         except (httpx2.HTTPError, OSError) as error:
-            self._ended = True
+            self._reading, self._ended = None, True
             raise _inside_body(error, self._received) from error
+        self._reading = None
         self._received += len(data)
         self._ended = not data
         return data
@@ -161,8 +168,15 @@ class HttpxResponse:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._transport.release(None if self._ended else self._response)
+            self._transport.release(None if self._ended else self._response, self._reading)
             self._ended = True
+
+
+async def _cut(response: httpx2.Response, reading: asyncio.Task[bytes] | None) -> None:
+    if reading is not None:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    await response.aclose()
 
 
 async def _as_task(call: Coroutine[Any, Any, T]) -> T:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from proxy.core.ports import Origin
+from proxy.core.turn import Turn
 from proxy.upstream.response import NativeResponse, Waiter
 
 JOIN_BELOW_BYTES = 64 * 1024  # a larger body goes as a write of its own rather than be copied
@@ -25,14 +26,15 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    __slots__ = ("_gone", "_new_waiter", "_owner", "_response", "_served", "idle_since", "origin", "transport")
+    __slots__ = ("_gone", "_new_waiter", "_owner", "_response", "_served", "_turn", "idle_since", "origin", "transport")
 
-    def __init__(self, owner: Owner, origin: Origin, new_waiter: Callable[[], Waiter]) -> None:
+    def __init__(self, owner: Owner, origin: Origin, new_waiter: Callable[[], Waiter], turn: Turn) -> None:
         self.transport: asyncio.Transport | None = None
         self.origin = origin
         self.idle_since = 0.0
         self._owner = owner
         self._new_waiter = new_waiter
+        self._turn = turn
         self._response: NativeResponse | None = None
         self._served = False
         self._gone = False
@@ -72,6 +74,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        turn = self._turn
+        turn.left -= 1
+        if turn.left <= 0:
+            turn.pause()
         if self._response is not None:
             self._response.feed(data)
         else:

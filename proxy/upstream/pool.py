@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import Clock, Origin, RequestHead
+from proxy.core.turn import Turn
 from proxy.upstream.connection import Connection
 from proxy.upstream.resolve import Resolver
 from proxy.upstream.response import NativeResponse, Waiter
@@ -50,6 +51,7 @@ class NativeTransport:
         self._own_resolver = Resolver(clock)
         self._resolve = resolver or self._own_resolver
         self._new_waiter = new_waiter
+        self.turn = Turn()
         self._max_idle = max_idle_per_origin
         self._idle_s = idle_s
         self._idle: dict[Origin, dict[Connection, None]] = {}
@@ -149,7 +151,7 @@ class NativeTransport:
         deadline = loop.time() + timeout_s
         addresses = list(await self._resolve(host))[:MAX_ADDRESSES]
         for left in range(len(addresses), 0, -1):
-            connection = Connection(self, origin, self._new_waiter)
+            connection = Connection(self, origin, self._new_waiter, self.turn)
             try:
                 async with asyncio.timeout((deadline - loop.time()) / left if left > 1 else None):
                     await loop.create_connection(

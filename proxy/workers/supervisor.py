@@ -33,6 +33,8 @@ import orjson
 
 from proxy.app import listen_beside
 from proxy.config.faults import ConfigError
+from proxy.config.key_store import KeyStore
+from proxy.config.last_keys import LastKeys
 from proxy.config.reload import Stamp, stamp
 from proxy.config.settings import Settings
 from proxy.core.redact import Redactor
@@ -128,6 +130,7 @@ class Supervisor:
         self._beats_count_from = 0.0
         self._stamp: Stamp = stamp(settings.files)
         self._seen = self._stamp
+        self._keys = LastKeys(KeyStore(settings.data_dir), settings.keyring)
 
     # -- life
 
@@ -135,7 +138,6 @@ class Supervisor:
         """The exit code: 0 after a stop in which everything that ran could end, 1 where a worker could not start or had to be killed."""
         before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         wakeup_before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        gc.collect()
         gc.freeze()  # what is there is shared with the workers as long as nobody's collector writes to it
         try:
             while not self._is_over():
@@ -159,6 +161,7 @@ class Supervisor:
         if self._stopping:
             self._hurry(now)
             return
+        self._keys.look()  # often: a worker that is started anew must not let in a key that was revoked since
         for child in (self._drainer, *self._workers):
             if child.due is not None and now >= child.due:
                 self._start(child, now)
@@ -233,12 +236,13 @@ class Supervisor:
             os._exit(code)
 
     def _settings_now(self) -> tuple[Settings, bool]:
-        """What a worker that is started later begins with: the file as it is, or as it last was without fault."""
+        """What a worker that is started later begins with: the file as it is, or as it last was without fault; and so the keys."""
         try:
-            settings = replace(self._read(), data_dir=self._data_dir)
+            settings, is_fresh = replace(self._read(), data_dir=self._data_dir), True
         except ConfigError:
-            return self._settings, False
-        return (settings, True) if settings.keys_problem is None else (self._settings, False)
+            settings, is_fresh = self._settings, False
+        self._keys.look()
+        return self._keys.over(settings, now_ms=round(time.time() * 1000)), is_fresh
 
     def _listener_of(self, index: int) -> socket.socket:
         """The socket of a seat; a new one where it was given up while the seat stayed empty. Raises OSError."""

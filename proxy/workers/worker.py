@@ -13,6 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# what uvicorn loads by name when it starts: once, before the fork, and not in each worker
+import uvicorn.lifespan.on
+import uvicorn.loops.uvloop  # noqa: F401
 from starlette.types import ASGIApp
 
 from proxy.app import create_app, server_config

@@ -138,10 +138,10 @@ def test_a_request_is_held_by_every_budget_that_it_falls_under() -> None:
 @pytest.mark.parametrize(
     ("full", "whose"),
     [
-        (("client", "agent-7"), "the budget of client agent-7"),
-        (("agent", "search"), "the budget of agent search"),
-        (("department", "research"), "the budget of department research"),
-        (("total", None), "the total budget"),
+        (("client", "agent-7"), "The budget of client agent-7"),
+        (("agent", "search"), "The budget of agent search"),
+        (("department", "research"), "The budget of department research"),
+        (("total", None), "The total budget"),
     ],
 )
 def test_one_full_budget_refuses_and_the_others_hold_nothing(full: tuple[Scope, str | None], whose: str) -> None:
@@ -155,7 +155,7 @@ def test_one_full_budget_refuses_and_the_others_hold_nothing(full: tuple[Scope, 
     spent.budgets.seed(*full, 10 * USD, start=FEBRUARY)
     with pytest.raises(BudgetExceeded) as caught:
         spent.reserve(USD, department="research", agent="search")
-    assert caught.value.message == f"{whose} is used up: $10 of $10 spent this month; it resets at 2026-03-01T00:00:00Z"
+    assert caught.value.message == f"{whose} is used up: $10 of $10 spent this month; it resets at 2026-03-01T00:00:00Z."
     assert spent.budgets.outstanding == 0
 
 
@@ -165,7 +165,7 @@ def test_a_spent_budget_says_so_and_when_it_resets() -> None:
     with pytest.raises(BudgetExceeded) as caught:
         spent.reserve(1)
     assert caught.value.message == (
-        "the budget of client agent-7 is used up: $10.5 of $10 spent this month; it resets at 2026-03-01T00:00:00Z"
+        "The budget of client agent-7 is used up: $10.5 of $10 spent this month; it resets at 2026-03-01T00:00:00Z."
     )
     assert caught.value.retry_after_s == (24 + 5.5) * 3600
     assert (caught.value.status, caught.value.code) == (429, "budget_exceeded")
@@ -189,7 +189,7 @@ def test_a_budget_for_once_never_resets() -> None:
 
 
 def test_a_request_that_nobody_can_price_has_no_place_in_a_hard_budget() -> None:
-    for stated, whose in ((("client", "agent-7", TEN), "client agent-7 has"), (("total", None, TEN), "everything has")):
+    for stated, whose in ((("client", "agent-7", TEN), "Client agent-7 has"), (("total", None, TEN), "Everything has")):
         spent = Spent(stated)  # type: ignore[arg-type]
         with pytest.raises(BudgetExceeded, match=f"{whose} a hard budget, and .* no known price"):
             spent.reserve(None)

@@ -347,7 +347,7 @@ def test_a_record_has_its_fields_in_the_order_of_its_class() -> None:
     ended = End(*range(len(End._fields) - 1), closed)  # type: ignore[call-arg]
     request, end_ = opened._asdict(), closed._asdict()
     assert named(positional(begun)) == {"t": "B", **begun._asdict(), "request": request}
-    assert named(positional(Progress("A-1", 5))) == {"t": "P", "attempt_id": "A-1", "output_tokens": 5}
+    assert named(positional(Progress("A-1", 5))) == {"t": "P", "attempt_id": "A-1", "output_tokens": 5, "cost_nusd": None}
     assert named(positional(Rejected(opened, closed))) == {"t": "R", "request": request, "end": end_}
     expected = {"t": "E", **ended._asdict(), "end": end_}
     assert named(positional(ended)) == expected

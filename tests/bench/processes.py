@@ -145,8 +145,8 @@ class Child:
 
     def cpu_ns(self) -> tuple[int, int]:
         """CPU time so far: of the whole tree, and of this process alone."""
-        own = _cpu_ns(self.pid)
-        return own + sum(_cpu_ns(pid) for pid in tree(self.pid)[1:]), own
+        own = cpu_ns(self.pid)
+        return own + sum(cpu_ns(pid) for pid in tree(self.pid)[1:]), own
 
     def rss_bytes(self, *, main_only: bool = False) -> int:
         return sum(rss_bytes(pid) for pid in ([self.pid] if main_only else tree(self.pid)))
@@ -175,7 +175,7 @@ def open_files(pid: int) -> int:
     return len(_listed(f"/proc/{pid}/fd"))
 
 
-def _cpu_ns(pid: int) -> int:
+def cpu_ns(pid: int) -> int:
     try:
         return time.clock_gettime_ns((~pid << 3) | 2)  # CPUCLOCK_SCHED of that process, as clock_getcpuclockid makes it
     except OSError:

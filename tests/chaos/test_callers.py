@@ -26,6 +26,7 @@ MIB = 1024 * 1024
 SERIES = tuple(f"tollbridge_{family}" for family in ("request", "rejected", "attempt", "token", "cost", "fallbacks", "failovers"))
 REDIRECTING = "api_base base_url api_key api_version endpoint azure_endpoint custom_host url proxy".split()
 REDIRECTING += "headers extra_headers extra_query extra_body user_config".split()
+FORBIDDEN_FIELDS = 'tollbridge_events_total{event="forbidden_fields"}'
 GONE = ("hold_before_head", "hold_before_content", "hold_after_content", "flood")
 
 
@@ -95,6 +96,7 @@ def test_what_goes_upstream_is_what_was_checked_without_the_fields_that_would_re
     stolen = upstream.url.removesuffix("/v1") + "/v1/stolen/field"
     fields: dict[str, Any] = dict.fromkeys(REDIRECTING, stolen)
     body = json.dumps(chat_body("smart", stream=stream, seed=7, invented={"kept": True}, **fields)).encode()
+    before = proxy.client.metrics().get(FORBIDDEN_FIELDS, 0)
     answer = proxy.client.request("POST", "/v1/chat/completions", body[:-1] + b', "seed": 8}')
 
     assert answer.status == 200
@@ -102,6 +104,7 @@ def test_what_goes_upstream_is_what_was_checked_without_the_fields_that_would_re
     assert not set(sent) & set(REDIRECTING)
     assert (sent["seed"], sent["invented"]) == (8, {"kept": True})
     assert upstream.strays["field"] == 0
+    assert proxy.client.metrics()[FORBIDDEN_FIELDS] == before + 1
 
 
 @pytest.mark.row(55)

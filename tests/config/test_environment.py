@@ -67,6 +67,22 @@ def test_a_file_gives_its_content_without_the_last_line_break(tmp_path: Path) ->
 
 
 @unit
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [(0o600, []), (0o640, []), (0o660, []), (0o644, ["key"]), (0o602, ["key"])],
+    ids=lambda value: f"{value!s:.6}",
+)
+def test_a_file_that_others_may_read_or_change_is_told(
+    mode: int, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "key").chmod(mode)
+    assert Environment({}, tmp_path).expand("${file:key}").exposed == told
+    monkeypatch.setattr("proxy.config.environment.MOUNTED", (tmp_path,))
+    assert Environment({}, tmp_path).expand("${file:key}").exposed == [], "mounted for this program alone"
+
+
+@unit
 def test_a_secret_file_has_a_limit(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"x" * (64 << 10))
     assert len(Environment({}, tmp_path).expand("${file:key}").text) == 64 << 10

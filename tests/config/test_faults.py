@@ -18,6 +18,13 @@ CLOSE_THE_BRACKET = (
 FAULTS: list[tuple[str, list[str]]] = [
     ("serverr: {port: 1}", ["1:1: unknown key 'serverr' (did you mean 'server'?)"]),
     ("server: {prot: 1}", ["1:10: unknown key 'prot' (did you mean 'port'?)"]),
+    (
+        "alerts: {severity: {bugdet: info}, off: [provider_dwon]}",
+        [
+            "1:21: unknown key 'bugdet' (did you mean 'budget'?)",
+            "1:42: off: 'provider_dwon': not one of the words known here (did you mean 'provider_down'?)",
+        ],
+    ),
     ("server: {port: abc}", ["1:16: port: 'abc': a whole number is needed (write for example port: 8080)"]),
     ("server: {port: 70000}", ["1:16: port: '70000': must be at most 65535 (write for example port: 8080)"]),
     ("server: {port: true}", ["1:16: port: 'true': a number is needed (write for example port: 8080)"]),

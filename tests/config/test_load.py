@@ -374,10 +374,31 @@ def test_several_keys_are_kept_in_order_and_an_unset_one_is_warned_of(tmp_path: 
 
 
 @unit
+def test_apprise_without_its_extra_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, mail = "alerts: {to: [{apprise: '${MAIL_URL}'}]}", "mailto://u:p@example.com"
+    assert read(text, tmp_path, MAIL_URL=mail).warnings == ()
+    monkeypatch.setattr("proxy.config.telling.find_spec", lambda _name: None)
+    assert warnings(read(text, tmp_path, MAIL_URL=mail)) == [
+        "1:25: apprise is not installed, so nothing can be sent there (install it: pip install 'tollbridge[alerts]')"
+    ]
+
+
+@unit
 def test_a_key_written_out_works_and_is_warned_of(tmp_path: Path) -> None:
     settings = read("providers: {groq: {api_key: k-open}}", tmp_path)
     assert settings.providers["groq"].enabled
     assert warnings(settings) == ["1:29: a key is written out in the file (better: keep it in a variable, ${NAME})"]
+
+
+@unit
+def test_a_secret_in_a_file_that_everybody_may_read_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k-file")
+    text = "providers: {groq: {api_key: '${file:key}', region: '${file:key}'}}\nclients: {me: {key: '${file:key}x'}}"
+    (tmp_path / "key").chmod(0o644)
+    told = "every user of this machine may read or change a secret in a file (chmod 600 key)"
+    assert warnings(read(text, tmp_path)) == [f"1:29: {told}", f"2:21: {told}"]
+    (tmp_path / "key").chmod(0o600)
+    assert warnings(read(text, tmp_path)) == []
 
 
 @unit

@@ -332,6 +332,7 @@ providers:
 def test_a_service_accounts_key_may_be_written_as_the_file_has_it(tmp_path: Path) -> None:
     account = {"type": "service_account", "private_key": "-----BEGIN\nabc\n-----END\n", "client_email": "ä@p1.example"}
     (tmp_path / "account.json").write_text(json.dumps(account, indent=2, ensure_ascii=False))
+    (tmp_path / "account.json").chmod(0o600)
     settings = read("providers: {vertex: {project: p1, api_key: '${file:account.json}'}}", tmp_path)
     (credential,) = settings.providers["vertex"].credentials
     assert credential.secret is not None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ from proxy.core.target import Credential, Target
 from proxy.routing.deployment import Deployment, Deployments
 from proxy.runtime import Runtime
 from proxy.server.protocol import FastProtocol
+from tests import prices
 from tests.corpus.recordings import ROOT, Recording
 from tests.corpus.upstream import MARKER, Replayer
 
 AT_ONCE = 24
 LEDGER_S = 20.0
 LIMIT_S = 120.0
+Trait = tuple[str, str, str]
 # a provider that it knows with the same dialect needs none in its stanza, and has its quirks
 CATALOGUE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "proxy" / "catalogue.yaml").read_text(encoding="utf-8"))
 
@@ -81,6 +85,46 @@ def stanza(recording: Recording) -> str:
     if "/deployments/" in recording.path:
         return "azure"
     return "azure-v1" if "/openai/v1/" in recording.path else "azure-models"
+
+
+def telling(recordings: Iterable[Recording]) -> list[Recording]:
+    """Short ones in which every trait of any of them occurs; each has one that no other of these has."""
+    found: list[Recording] = []
+    seen: Counter[Trait] = Counter()
+    for recording in sorted(recordings, key=lambda one: len(one.body)):
+        if not traits(recording) <= seen.keys():
+            found.append(recording)
+            seen.update(traits(recording))
+    for recording in found[::-1]:
+        if all(seen[trait] > 1 for trait in traits(recording)):
+            found.remove(recording)
+            seen.subtract(traits(recording))
+    return found
+
+
+@cache
+def traits(recording: Recording) -> frozenset[Trait]:
+    """How each provider answers, which fields it reports usage in and is asked with; and the fields of all that is said and asked."""
+    name = stanza(recording)
+    found: set[Trait] = {(name, recording.framing, str(recording.status))}
+    found |= {(name, "asked", key) for key in recording.request}
+    found |= {(name, "usage", field) for usage in recording.usage_objects for field in _fields(usage)}
+    found |= {("any", recording.framing, field) for item in recording.objects for field in _fields(item)}
+    found |= {("any", "asked", field) for field in _fields(recording.request)}
+    return frozenset(found)
+
+
+def _fields(value: Any, path: str = "") -> Iterator[str]:
+    """Where each value is, and of which type: `.choices[].delta.content str`."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from _fields(inner, f"{path}.{key}")
+        case list():
+            for inner in value:
+                yield from _fields(inner, f"{path}[]")
+        case _:
+            yield f"{path} {type(value).__name__}"
 
 
 def configuration(recordings: Iterable[Recording], upstream_port: int, transport: str) -> dict[str, Any]:
@@ -182,6 +226,7 @@ async def _proxy(path: Path, data_dir: Path) -> AsyncIterator[int]:
     def forget(runtime: Runtime) -> None:
         runtime.gateway.services.deployments = _NoMemory()
 
+    prices.lay(data_dir)
     app = create_app(lambda: load(path, environ={}, overrides={"data_dir": data_dir}), on_runtime=forget)
     config = uvicorn.Config(
         app, http=FastProtocol, ws="none", lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5

@@ -1,8 +1,9 @@
 """Real traffic through the running proxy: what the SDK reads, what the ledger says, what the provider is sent.
 
 What is replayed is replayed once, when the first test asks for it; each recording is then held to its own four tests. That is every
-recording that failed and one in three of the others, with `TOLLBRIDGE_REPLAY=all` all of them: what is decoded of them all without the
-proxy around it is in `tests/dialects/test_openai_stream_corpus.py`.
+recording that failed and as many of the others as it takes for everything to occur that occurs in any (`telling`), with
+`TOLLBRIDGE_REPLAY=all` all of them: what is decoded of them all without the proxy around it is in
+`tests/dialects/test_openai_stream_corpus.py`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from proxy.core.redact import one_line
 from proxy.core.target import Quirks
 from tests.corpus.expected import CACHED_BEYOND_PROMPT, FAILURES, REASONING_BEYOND_COMPLETION, REASONING_EXCLUDED, Failure
 from tests.corpus.recordings import FOREIGN_REASONS, Recording, chat_recordings, needs_corpus
-from tests.corpus.replay import CATALOGUE, Read, Replay, replay, stanza
+from tests.corpus.replay import CATALOGUE, Read, Replay, replay, stanza, telling, traits
 
 pytestmark = [pytest.mark.integration, needs_corpus]
 
 ALL = os.environ.get("TOLLBRIDGE_REPLAY") == "all"
-RECORDINGS = [one for n, one in enumerate(chat_recordings()) if ALL or n % 3 == 0 or one.id in FAILURES]
+TELLING = {recording.id for recording in telling(chat_recordings())}
+RECORDINGS = [recording for recording in chat_recordings() if ALL or recording.id in TELLING or recording.id in FAILURES]
 BY_ID = {recording.id: recording for recording in RECORDINGS}
 MAX_MESSAGE = 300
 SAMPLED = 5  # every so many are replayed over the second transport too
@@ -122,6 +124,11 @@ def test_what_is_no_exception_is_no_error(seen: Replay) -> None:
     """The table of failures is complete: whatever it does not name was answered, and it names nothing that was."""
     failed = {id_ for id_, read in seen.proxied.items() if read.error is not None}
     assert failed == FAILURES.keys() & BY_ID.keys()
+
+
+def test_nothing_occurs_that_is_never_replayed() -> None:
+    replayed = {trait for recording in RECORDINGS for trait in traits(recording)}
+    assert {trait for recording in chat_recordings() for trait in traits(recording)} == replayed
 
 
 def test_the_other_transport_makes_no_difference(seen: Replay, tmp_path: Path) -> None:

@@ -44,11 +44,9 @@ from proxy.dialects.chat_encoder import (
     ChatEncoder,
     TranslatedStream,
     collect,
-    completion_id,
     encode_whole,
-    usage_object,
 )
-from proxy.dialects.openai_chat import DONE
+from proxy.dialects.openai_chat import DONE, completion_id, usage_object
 from tests.dialects.fields import CREATED, REQUEST_ID, chat_request
 
 pytestmark = pytest.mark.unit

@@ -17,6 +17,7 @@ from proxy.core.errors import (
     RequestTooLarge,
 )
 from proxy.core.target import FEATURES
+from proxy.dialects.openai_embeddings import OpenAIEmbeddingsInbound
 from proxy.dialects.openai_request import (
     FORBIDDEN,
     MAX_CHOICES,
@@ -287,6 +288,19 @@ def test_a_field_that_would_choose_the_upstream_is_dropped(field: str) -> None:
     assert made.body["unknown_field"] == {"kept": True}
 
 
+@pytest.mark.parametrize("inbound", [OpenAIChatInbound, OpenAIEmbeddingsInbound])
+def test_whoever_counts_is_told_once_of_a_body_with_such_fields(
+    inbound: type[OpenAIChatInbound] | type[OpenAIEmbeddingsInbound],
+) -> None:
+    told: list[str] = []
+    decode = inbound(lambda: told.append("told")).decode_request
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "input": "Hi"}
+    decode(orjson.dumps(body))
+    assert told == []
+    decode(orjson.dumps({**body, "api_base": "http://x", "url": None}))
+    assert told == ["told"]
+
+
 def test_the_forbidden_fields_are_the_ones_that_other_gateways_obey() -> None:
     assert len(FORBIDDEN) == 14
 
@@ -402,7 +416,20 @@ def test_tags_are_taken_out_of_metadata_and_the_rest_is_the_callers(metadata: An
     assert made.body.get("metadata") == left
 
 
-@pytest.mark.parametrize("value", [None, 7, "", "a\tb", "a\u202eb", "x" * (MAX_TAG_CHARS + 1), ["a"]])
+@pytest.mark.parametrize(
+    ("model", "fault"), [(None, "is missing"), ("", "is missing"), (5, "must be a text"), (["a"], "must be a text")]
+)
+def test_a_model_that_names_nothing_is_told_as_what_it_is(model: object, fault: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"`model` {fault}: name a chain") as refused:
+        checked_model(model)
+    assert refused.value.param == "model"
+
+
+def test_blanks_around_a_tag_are_no_part_of_it() -> None:
+    assert clean_tag(" search team \t") == "search team"
+
+
+@pytest.mark.parametrize("value", [None, 7, "", " ", "a\tb", "a\u202eb", "x" * (MAX_TAG_CHARS + 1), ["a"]])
 def test_a_tag_is_short_and_printable_or_none(value: object) -> None:
     assert clean_tag(value) is None
 

@@ -38,8 +38,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts a proxy with a configuration, in this process; it is stopped at the module's end."""
     running: list[Proxy] = []
 
-    def make(config: dict[str, Any], *, door: Door = "fast", environ: Mapping[str, str] | None = None) -> Proxy:
-        proxy = Proxy(write_config(tmp_path_factory.mktemp("proxy"), config), door=door, environ=environ)
+    def make(
+        config: dict[str, Any], *, door: Door = "fast", environ: Mapping[str, str] | None = None, bare: bool = False
+    ) -> Proxy:
+        proxy = Proxy(write_config(tmp_path_factory.mktemp("proxy"), config), door=door, environ=environ, bare=bare)
         running.append(proxy)
         return proxy
 

@@ -25,18 +25,26 @@ from proxy.config.settings import Settings
 from proxy.runtime import Runtime
 from proxy.server.lifecycle import DrainingServer
 from proxy.server.protocol import FastProtocol
+from tests import prices
 from tests.e2e.client import Client, until
 
 Door = Literal["fast", "asgi"]
 ROOT = Path(__file__).resolve().parents[2]
+START_S = 60.0  # on a machine that has much else to do
+STOP_S = 30.0
 
 
 class Proxy:
-    """In a thread of this process. `runtime` is what runs; `client` asks it."""
+    """In a thread of this process. `runtime` is what runs; `client` asks it. `bare`: its folder is as it is, without price data."""
 
-    def __init__(self, config: Path, *, door: Door = "fast", environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, config: Path, *, door: Door = "fast", environ: Mapping[str, str] | None = None, bare: bool = False
+    ) -> None:
         def read() -> Settings:
-            return load(config, environ=environ or {})
+            settings = load(config, environ=environ or {})
+            if not bare:
+                prices.lay(settings.data_dir)
+            return settings
 
         held: list[Runtime] = []
         application = create_app(read, on_runtime=held.append)
@@ -58,17 +66,19 @@ class Proxy:
         self._thread.start()
         self.port: int = self._listener.getsockname()[1]
         self.client = Client(self.port)
-        until(lambda: started.is_set() or not self._thread.is_alive(), what="the start")
+        until(lambda: started.is_set() or not self._thread.is_alive(), what="the start", seconds=START_S)
         assert started.is_set(), "the proxy did not start"
         self.runtime = held[0]
-        until(lambda: self.runtime.gateway.services.prices.ready, what="the price data", seconds=30)
+        until(lambda: self.runtime.gateway.services.prices.ready, what="the price data", seconds=START_S)
 
     def _run(self) -> None:
         self._server.run(sockets=[self._listener])
 
     def stop(self) -> None:
-        self._server.handle_exit(signal.SIGINT, None)
-        self._thread.join(20)
+        """More than once does no harm."""
+        if self._thread.is_alive():
+            self._server.handle_exit(signal.SIGINT, None)
+        self._thread.join(STOP_S)
         assert not self._thread.is_alive(), "the proxy did not stop"
 
 
@@ -78,8 +88,10 @@ class Process:
     def __init__(
         self, config: Path | None, directory: Path, *, environ: Mapping[str, str] | None = None, options: tuple[str, ...] = ()
     ) -> None:
-        """Without `config` no option names one."""
+        """Without `config` no option names one, and nothing is laid in its folder."""
         self.directory = directory
+        if config is not None:
+            prices.lay(config.parent / "data")
         named = () if config is None else ("--config", str(config))
         self._out = self.directory / "out.txt"
         self._errors = self.directory / "errors.txt"
@@ -101,7 +113,7 @@ class Process:
             found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", self.output)
             return int(found[1]) if found else None
 
-        self.port = until(port, what="the banner", seconds=30)
+        self.port = until(port, what="the banner", seconds=START_S)
         return Client(self.port)
 
     @property

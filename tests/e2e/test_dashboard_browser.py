@@ -11,9 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Playwright,
+    Request,
+    expect,
+    sync_playwright,
+)
 from pytest_httpserver import HTTPServer
 
 from proxy.torture.upstream import completion
@@ -29,6 +40,9 @@ pytestmark = [
 
 TOKEN = "admin-token-0001"
 HOSTILE = "<img src=x onerror=alert(1)>"
+WIDTH, HEIGHT = 1280, 900
+BLANK = "about:blank"
+RESTS = "/livez"  # where it has nothing to do; on the same host, or the browser would start a process anew
 SLOW_MS = 20_000  # two rounds of the page's questions, and a check of a provider
 WIDTHS = [375, 768, 1280, 1920]
 FITS = """[...document.querySelectorAll('.plot canvas')].every((picture) =>
@@ -53,40 +67,79 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 Look = Callable[..., Page]
 
 
-@pytest.fixture
-def look(browser: Browser) -> Iterator[Look]:
-    """Opens a page of a proxy. `told`: what the browser may report, as patterns."""
-    contexts: list[BrowserContext] = []
-    wrong: list[str] = []
-    allowed: list[str] = []
-    origins: set[str] = set()
+class Watch:
+    """What a browser reports is wrong, but for what a test says it may report, as patterns."""
 
-    def note(text: str) -> None:
-        if not any(re.search(pattern, text) for pattern in allowed):
-            wrong.append(text)
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+        self.allowed: list[str] = []
+        self.origin = ""
 
-    def refuse(dialog: Dialog) -> None:
-        wrong.append(f"dialog: {dialog.message}")
+    def over(self, page: Page) -> None:
+        page.set_default_timeout(SLOW_MS)
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self._note(f"uncaught: {error}"))
+        page.on("dialog", self._refuse)
+        page.on("request", self._asked)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        of_its_own = message.location["url"].endswith("/favicon.ico")  # which it looks for where a page names no picture
+        if message.type in ("error", "warning") and not of_its_own:
+            self._note(message.text)
+
+    def _note(self, text: str) -> None:
+        if not any(re.search(pattern, text) for pattern in self.allowed):
+            self.wrong.append(text)
+
+    def _refuse(self, dialog: Dialog) -> None:
+        self.wrong.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
-    def open_page(proxy: Proxy, path: str = "/", *, width: int = 1280, told: tuple[str, ...] = (), **options: Any) -> Page:
-        origin = f"http://127.0.0.1:{proxy.port}"
-        origins.add(origin)
-        allowed.extend(told)
-        context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce", **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(SLOW_MS)
-        page.on("console", lambda message: note(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: note(f"uncaught: {error}"))
-        page.on("dialog", refuse)
-        page.on("request", lambda request: None if request.url.startswith(origin) else note(f"asked elsewhere: {request.url}"))
-        page.goto(origin + path)
+    def _asked(self, request: Request) -> None:
+        if not request.url.startswith(self.origin):
+            self._note(f"asked elsewhere: {request.url}")
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Browser, watch: Watch) -> Page:
+    """For all that look as most do: a page of its own is a process of its own, and seconds to start."""
+    page = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce").new_page()
+    watch.over(page)
+    return page
+
+
+@pytest.fixture
+def look(browser: Browser, shared: Page, watch: Watch) -> Iterator[Look]:
+    """Opens a page of a proxy. `told`: what the browser may report, as patterns; that and `options` are for a page of its own."""
+    contexts: list[BrowserContext] = []
+    watch.allowed.clear()
+
+    def open_page(proxy: Proxy, path: str = "/", *, told: tuple[str, ...] = (), **options: Any) -> Page:
+        watch.origin = f"http://127.0.0.1:{proxy.port}"
+        watch.allowed.extend(told)
+        page = shared
+        if options or told:
+            width = options.pop("width", WIDTH)
+            contexts.append(browser.new_context(viewport={"width": width, "height": HEIGHT}, reduced_motion="reduce", **options))
+            page = contexts[-1].new_page()
+            watch.over(page)
+        page.goto(watch.origin + path)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
+    if not shared.url.endswith((RESTS, BLANK)):  # what it kept is not for the next, and what it asks no longer
+        shared.evaluate("localStorage.clear(), sessionStorage.clear()")
+        shared.context.clear_cookies()
+        shared.goto(urljoin(shared.url, RESTS))
+    wrong = watch.wrong.copy()
+    watch.wrong.clear()
     assert wrong == []
 
 

@@ -81,7 +81,8 @@ def campaign(
     door, transport = cast(tuple[Door, Transport], request.param)
     upstream.keep_alive = False  # what happens to a pooled connection is told by `test_stale_connections`
     monkeypatch_module.setattr(metrics, "MAX_SERIES", 100_000)
-    client = start(_config(upstream, dead_ends, transport), door=door).client
+    proxy = start(_config(upstream, dead_ends, transport), door=door)
+    client = proxy.client
     # who rests for a while comes last, so that it still does when its state is read
     resting_last = sorted(CASES, key=lambda case: case[0].cooldown_s is not None)
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -97,12 +98,14 @@ def campaign(
         answer = asked[fault.script, kind, backed].result()
         return Seen(answer, client.row(answer.id), targets[_provider(fault, kind, backed=backed)])
 
-    return Campaign(
+    found = Campaign(
         transport,
         {(fault.script, kind): seen(fault, kind, backed=False) for fault, kind in CASES},
         {(fault.script, kind): seen(fault, kind, backed=True) for fault, kind in CASES},
         samples,
     )
+    proxy.stop()  # before the next: hundreds of providers keep it busy
+    return found
 
 
 def _config(upstream: Upstream, dead_ends: dict[str, str], transport: Transport) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def guarded(request: pytest.FixtureRequest, start: Start, upstream: Upstream) ->
 
 @pytest.fixture(scope="module")
 def open_proxy(start: Start, upstream: Upstream) -> Proxy:
-    return start({"providers": {"fake": provider(upstream.url)}, "chains": {"smart": ["fake/ok"]}})
+    return start({"providers": {"fake": provider(upstream.url)}, "chains": {"smart": ["fake/ok"]}}, bare=True)
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])

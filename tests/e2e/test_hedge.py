@@ -38,7 +38,7 @@ def proxy(transport: str, start: Start, upstream: Upstream) -> Proxy:
     return start(
         {
             "providers": {name: provider(upstream.url, transport=transport) for name in ("one", "other")}
-            | {"billed": provider(upstream.url, drain_on_disconnect=True)},
+            | {"billed": provider(upstream.url, transport=transport, drain_on_disconnect=True)},
             "chains": {
                 chain: {"targets": [f"one/{chain}-{transport}-a", f"other/{chain}-{transport}-b"], "hedge": HEDGE}
                 for chain in CHAINS

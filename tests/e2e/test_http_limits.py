@@ -109,12 +109,13 @@ def test_refusals_are_counted(proxy: Proxy, name: str, reason: str) -> None:
 
 
 def test_slow_headers(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual_s = protocol.HEAD_S
     monkeypatch.setattr(protocol, "HEAD_S", 0.2)
     began = time.monotonic()
     answer = raw_exchange(proxy.port, POST + b"Host: x\r\nX-Slow")
 
     assert (status(answer), code(answer)) == (408, "request_timeout")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < usual_s
 
 
 def test_a_connection_that_says_nothing_is_closed(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

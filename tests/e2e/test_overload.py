@@ -9,12 +9,14 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +25,7 @@ import pytest
 
 from proxy.config.settings import PerAddress
 from proxy.server import protocol
+from proxy.server.doorbell import Doorbell
 from proxy.server.overload import Governor
 from proxy.torture.upstream import Upstream
 from tests.e2e.client import WAIT_S, Answer, Client, OpenStream, chat_body, raw_exchange, until
@@ -138,6 +141,121 @@ def test_one_more_than_may_run_is_refused_at_once_and_may_come_again(proxy: Prox
 def test_who_looks_after_the_proxy_is_always_served(proxy: Proxy, path: str) -> None:
     with as_many_as_may(proxy):
         assert proxy.client.get(path).status == 200
+
+
+def in_a_long_turn(proxy: Proxy, act: Callable[[Doorbell], None]) -> None:
+    """Runs it in one callback of the proxy's loop, as if there were much to do. The loop itself does nothing meanwhile."""
+    done: Future[None] = Future()
+
+    def turn() -> None:
+        bell = proxy.runtime.gateway.bell
+        bell.looked(0.0, busy=True, late=False)
+        try:
+            act(bell)
+        except BaseException as fault:  # noqa: BLE001 - told to the test, whose thread is another
+            done.set_exception(fault)
+        else:
+            done.set_result(None)
+
+    proxy.runtime._tasks[0].get_loop().call_soon_threadsafe(turn)
+    done.result(4 * WAIT_S)
+
+
+def listen_until(bell: Doorbell, condition: Callable[[], bool], *, what: str) -> None:
+    """What was sent may take a moment through the kernel."""
+
+    def listened() -> bool:
+        bell.listen()
+        return condition()
+
+    until(listened, what=what)
+
+
+def answer_in_this_turn(bell: Doorbell, connection: socket.socket) -> int:
+    listen_until(bell, lambda: bool(select.select([connection], [], [], 0.0)[0]), what="an answer")
+    return read_answer(connection)[0]
+
+
+def test_in_the_midst_of_a_long_turn_a_refusal_is_told(fast: Proxy) -> None:
+    with as_many_as_may(fast), connect(fast.port) as known, connect(fast.port) as new:
+        for connection, sent in ((known, GOOD), (new, ALIVE)):
+            connection.sendall(sent)
+            read_answer(connection)
+
+        def act(bell: Doorbell) -> None:
+            for connection in (known, new):
+                connection.sendall(GOOD)
+            assert [answer_in_this_turn(bell, connection) for connection in (known, new)] == [503, 503]
+
+        in_a_long_turn(fast, act)
+        known.sendall(ALIVE)
+        assert read_answer(known)[0] == 200
+
+
+def test_in_the_midst_of_a_long_turn_a_request_for_which_there_is_room_begins(fast: Proxy) -> None:
+    with connect(fast.port) as connection:
+        connection.sendall(ALIVE)
+        read_answer(connection)
+        live = fast.runtime.gateway.live
+        begun: list[int] = []
+
+        def act(bell: Doorbell) -> None:
+            before = len(live)
+            for piece in (GOOD[:100], GOOD[100:]):
+                connection.sendall(piece)
+                bell.listen()
+            listen_until(bell, lambda: len(live) > before, what="the request's beginning")
+            begun.append(len(live) - before)
+
+        in_a_long_turn(fast, act)
+        assert (begun, read_answer(connection)[0]) == ([1], 200)
+
+
+def test_in_the_midst_of_a_long_turn_a_probe_that_knocks_is_told_that_the_proxy_lives(proxy: Proxy) -> None:
+    with contextlib.ExitStack() as stack:
+        probes: list[socket.socket] = []
+        closing = ALIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+        def act(bell: Doorbell) -> None:
+            probes.extend(stack.enter_context(connect(proxy.port)) for _ in range(3))  # the loop does not take them in
+            kept, closed, silent = probes
+            kept.sendall(ALIVE)
+            closed.sendall(closing)
+            assert [answer_in_this_turn(bell, one) for one in (kept, closed)] == [200, 200]
+            assert closed.recv(1) == b""
+            silent.sendall(ALIVE)
+            assert answer_in_this_turn(bell, silent) == 200
+
+        in_a_long_turn(proxy, act)
+        for one in (probes[0], probes[2]):
+            one.sendall(GOOD)  # from then on they are connections like any other
+            assert read_answer(one)[0] == 200
+
+
+def test_in_the_midst_of_a_long_turn_a_fault_costs_the_caller_that_it_came_with_and_nobody_else(
+    fast: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[bytes] = []
+
+    def fail(_: protocol.FastProtocol, data: bytes) -> None:
+        failed.append(data)
+        raise RuntimeError("a fault of our own")
+
+    with connect(fast.port) as unlucky, connect(fast.port) as other:
+        for connection in (unlucky, other):
+            connection.sendall(ALIVE)
+            read_answer(connection)
+
+        def act(bell: Doorbell) -> None:
+            unlucky.sendall(ALIVE)
+            with monkeypatch.context() as patch:
+                patch.setattr(protocol.FastProtocol, "data_received", fail)
+                listen_until(bell, lambda: bool(failed), what="the fault")
+            other.sendall(ALIVE)
+            assert answer_in_this_turn(bell, other) == 200
+
+        in_a_long_turn(fast, act)
+        assert read_answer(unlucky)[0] == 0
 
 
 def test_the_connection_of_a_refused_request_stays(fast: Proxy) -> None:

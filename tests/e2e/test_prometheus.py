@@ -60,9 +60,9 @@ class Prometheus:
 
     def get(self, path: str) -> Any:
         try:
-            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=2) as response:
+            with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as response:
                 return json.load(response)["data"]
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None  # it has not come up yet
 
     def firing(self) -> set[tuple[str, str]]:

@@ -195,6 +195,33 @@ def test_a_hangup_is_for_all_and_a_broken_file_for_none(several: Several) -> Non
     until(lambda: several.metrics()["tollbridge_config_last_reload_successful"] == 1, what="the whole file's metric")
 
 
+def test_with_a_broken_file_of_keys_a_successor_goes_by_what_was_last_read(several: Several) -> None:
+    file = several.process.directory / "data" / "keys.json"
+    admin = Client(several.client.port, ADMIN)
+    made = {name: str(admin.request("POST", "/api/v1/keys", {"name": name}).json["key"]) for name in ("alice", "bob")}
+    assert admin.request("DELETE", "/api/v1/keys/bob").status == 200
+
+    def everybody(name: str, status: int) -> bool:
+        caller = Client(several.client.port, {"authorization": f"Bearer {made[name]}"})
+        return all(caller.chat("smart").status == status for _ in range(EVERYBODY))
+
+    until(lambda: everybody("alice", 200) and everybody("bob", 401), what="both workers' knowledge of the keys")
+    whole = file.read_bytes()
+    for pid in several.state["workers"]:
+        os.kill(pid, signal.SIGKILL)
+        several.replaced(pid)  # the supervisor has looked at the file now: before it starts anybody it does
+        file.write_bytes(b"{")
+    os.kill(pid := several.state["workers"][0], signal.SIGKILL)
+    several.replaced(pid)
+    until(lambda: several.client.get("/readyz", ADMIN).json["notes"], what="what a successor says of the file")
+    assert everybody("alice", 200)
+    assert everybody("bob", 401)
+    assert '"event":"keys_unreadable"' in several.process.errors
+
+    file.write_bytes(whole)
+    until(lambda: not any(several.client.get("/readyz", ADMIN).json["notes"] for _ in range(EVERYBODY)), what="the whole file")
+
+
 def test_a_second_supervisor_is_refused_the_data(several: Several, tmp_path: Path) -> None:
     options = ("--workers", "2", "--data-dir", str(several.process.directory / "data"))
     process = Process(several.process.directory / "providers.yaml", tmp_path, options=options)

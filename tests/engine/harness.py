@@ -506,7 +506,7 @@ class World:
     async def serve(self, **how: Any) -> Served:
         """One request to its end."""
         served = self.start(**how)
-        await asyncio.wait_for(served.task, 5)
+        await asyncio.wait_for(served.task, 30)
         return served
 
     async def interrupted(self, interrupt: Callable[[Served], None], **how: Any) -> Served:
@@ -516,7 +516,7 @@ class World:
         await asyncio.wait(either, timeout=30, return_when=asyncio.FIRST_COMPLETED)
         assert not served.task.done(), "it ended without having to wait"
         interrupt(served)
-        await asyncio.wait_for(served.task, 5)
+        await asyncio.wait_for(served.task, 30)
         return served
 
     def later(self, seconds: float) -> Callable[[Served], None]:
@@ -677,3 +677,23 @@ def refusal(status: int, message: str = "no", headers: HeaderList = (), **error:
 
 def fault(error_class: Any, **rest: Any) -> UpstreamError:
     return UpstreamError(error_class, "it broke", **rest)
+
+
+# -- what a test looks at
+
+
+def called(around: World) -> list[str]:
+    """Providers, in the order in which they were asked."""
+    return [provider for what, provider in around.events if what == "send"]
+
+
+def order(around: World) -> list[str]:
+    """What happened, in its order."""
+    return [what for what, _ in around.events]
+
+
+def error_event(served: Served) -> str:
+    """The last event of a stream that broke."""
+    assert served.sink.body.endswith(b"}\n\n")
+    assert b"[DONE]" not in served.sink.body
+    return served.sink.body.rpartition(b"data: ")[2].decode()

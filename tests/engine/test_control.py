@@ -37,7 +37,7 @@ class Waiting:
                 self.interrupted.set()
                 if cause is None:
                     raise
-        await asyncio.wait_for(self.after.wait(), 5)
+        await asyncio.wait_for(self.after.wait(), 30)
         return "went on"
 
 

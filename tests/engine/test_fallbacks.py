@@ -6,7 +6,7 @@ import pytest
 
 from proxy.core.target import Quirks, Target
 from tests.engine.harness import World, dialect_of, refusal, target, whole, world
-from tests.engine.test_relay import wordless
+from tests.engine.test_admission import wordless
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 

@@ -58,9 +58,9 @@ def skipped(around: World) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("changes", "tags", "whose"),
     [
-        ({"budget": Budget(COST)}, Tags(), "the total budget"),
-        ({"departments": {"research": Budget(COST)}}, Tags(department="research"), "the budget of department research"),
-        ({"agents": {"search": Budget(COST)}}, Tags(agent="search"), "the budget of agent search"),
+        ({"budget": Budget(COST)}, Tags(), "The total budget"),
+        ({"departments": {"research": Budget(COST)}}, Tags(department="research"), "The budget of department research"),
+        ({"agents": {"search": Budget(COST)}}, Tags(agent="search"), "The budget of agent search"),
     ],
 )
 async def test_a_spent_budget_is_a_429_that_names_whose_it_is(changes: dict[str, Any], tags: Tags, whose: str) -> None:

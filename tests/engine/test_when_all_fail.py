@@ -11,8 +11,7 @@ from proxy.core.target import CircuitSettings, Timeouts
 from proxy.dialects.static import StaticChat
 from proxy.routing.retry_budget import PER_ATTEMPT
 from proxy.upstream.static import StaticTransport
-from tests.engine.harness import DONE, Reply, Script, World, chunk, fault, refusal, streamed, target, whole, world
-from tests.engine.test_relay import called
+from tests.engine.harness import DONE, Reply, Script, World, called, chunk, fault, refusal, streamed, target, whole, world
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 

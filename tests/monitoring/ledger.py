@@ -20,6 +20,9 @@ COUNTED = (
     "cached_input_tokens cache_write_tokens output_tokens reasoning_tokens input_audio_tokens output_audio_tokens at_risk_tokens "
     "unpriced_attempts estimated_attempts cache_hits rated"
 ).split()
+POINT = (
+    "requests ok failed failed_over input_tokens output_tokens cost_usd success_rate p50_ms p95_ms first_token_p95_ms"
+).split()
 TIMES = "p50_ms p95_ms p99_ms first_token_p50_ms first_token_p95_ms first_token_p99_ms".split()
 
 
@@ -65,6 +68,9 @@ class FakeLedger:
         time_zone: str = "UTC",
         filters: Mapping[str, str] | None = None,
         percentiles: bool = False,
+        limit: int | None = None,
+        after: int = 0,
+        bounded: bool = False,
     ) -> list[Record]:
         self.asked.append(f"usage {','.join(group_by)}")
         unknown = set(group_by) - set(GROUPS)
@@ -72,7 +78,8 @@ class FakeLedger:
             raise KeyError(min(unknown))
         found = self._between(since_ms or 0, until_ms, filters or {})
         rows = _grouped(found, lambda call: {name: _group(call, name, time_zone) for name in group_by}, percentiles)
-        return sorted(rows, key=lambda row: (-float(row["cost_usd"]), -row["requests"]))
+        ordered = sorted(rows, key=lambda row: (-float(row["cost_usd"]), -row["requests"]))
+        return ordered[after : None if limit is None else after + limit]
 
     async def totals(
         self, since_ms: int | None = None, until_ms: int | None = None, filters: Mapping[str, str] | None = None
@@ -89,16 +96,21 @@ class FakeLedger:
         time_zone: str = "UTC",
         filters: Mapping[str, str] | None = None,
         group_by: str | None = None,
+        among: Sequence[str | None] = (),
     ) -> list[Record]:
         self.asked.append("timeseries")
         if group_by is not None and group_by not in GROUPS:
             raise KeyError(group_by)
 
+        key_names = () if group_by is None else (group_by,)
+
         def key(call: Call) -> Record:
             group = {} if group_by is None else {group_by: getattr(call, group_by)}
             return {"time": _begin(call, step, time_zone), **group}
 
-        return _grouped(self._between(since_ms, until_ms, filters or {}), key, percentiles=True)
+        calls = self._between(since_ms, until_ms, filters or {})
+        rows = _grouped([call for call in calls if group_by is None or getattr(call, group_by) in among], key, percentiles=True)
+        return [{name: row[name] for name in ("time", *key_names, *POINT)} for row in rows]
 
     async def fallbacks(self, since_ms: int, until_ms: int) -> list[Record]:
         self.asked.append("fallbacks")
@@ -112,6 +124,17 @@ class FakeLedger:
         for call in self._between(since_ms, until_ms, filters or {}):
             sums[call.time[:10]] = sums.get(call.time[:10], 0) + (call.cost_nusd or 0)
         return [(day, cost) for day, cost in sorted(sums.items()) if cost]
+
+    async def used_by_day(
+        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] | None = None
+    ) -> list[tuple[str, str | None, int, int, int]]:
+        self.asked.append(f"used_by_day {group}")
+        sums: dict[tuple[str, str | None], list[int]] = {}
+        for call in self._between(since_ms, until_ms, filters or {}):
+            row = sums.setdefault((call.time[:10], None if group is None else _group(call, group, "UTC")), [0, 0, 0])
+            for place, more in enumerate((1, call.input_tokens + call.output_tokens, call.cost_nusd or 0)):
+                row[place] += more
+        return [(day, name, attempts, tokens, cost) for (day, name), (attempts, tokens, cost) in sums.items()]
 
     async def alerts(self, limit: int, open_only: bool = False, kind: str | None = None) -> list[Record]:
         self.asked.append("alerts")

@@ -374,7 +374,13 @@ class Ledger:
         percentiles: bool = False,
     ) -> list[dict[str, Any]]:
         self.asked.append((*group_by, *(("percentiles",) if percentiles else ())))
-        return [row("openai/gpt-4o", cost="10", day="2026-11-20", **GPT_4O)]
+        return [row("openai/gpt-4o", cost="10", **GPT_4O)]
+
+    async def used_by_day(
+        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] | None = None
+    ) -> list[tuple[str, str | None, int, int, int]]:
+        self.asked.append(("day", str(group)))
+        return [("2026-11-20", "openai", 100, 1000, usd_to_nusd("10"))]
 
     async def fallbacks(self, since_ms: int, until_ms: int) -> list[dict[str, Any]]:
         return []

@@ -127,6 +127,7 @@ HOLDS = {
     "lag": (Observation(ledger_lag_s=30.0), ("ledger_lag", "ledger", "warning")),
     "much lag": (Observation(ledger_lag_s=300.0), ("ledger_lag", "ledger", "error")),
     "a full disk": (Observation(ledger_problem="The ledger's disk is full."), ("ledger_writes", "ledger", "error")),
+    "a database made anew": (Observation(ledger_remade=True), ("ledger_corrupt", "ledger", "error")),
     "a broken file": (Observation(config_problem="providers.yaml:3:1: no"), ("config_reload", "configuration", "error")),
 }
 
@@ -273,7 +274,7 @@ def test_thresholds_are_those_of_the_file() -> None:
 
 
 def test_of_what_cannot_be_seen_nothing_follows() -> None:
-    kinds_that_are_always_seen = {"config_reload", "ledger_writes"}
+    kinds_that_are_always_seen = {"config_reload", "ledger_corrupt", "ledger_writes"}
     assert unseen(Observation()) == set(ALERT_KINDS) - kinds_that_are_always_seen
     assert unseen(Observation(budgets=[], quotas=[])) == set(ALERT_KINDS) - kinds_that_are_always_seen - {"budget", "quota"}
     everything = Observation(

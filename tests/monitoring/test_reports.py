@@ -224,7 +224,7 @@ async def test_the_dashboard_asks_nothing_twice(settings: Settings) -> None:
     await reports.dashboard(picture(settings), ledger, this_month())
     assert sorted(ledger.asked) == sorted(
         ["totals"] * 3
-        + ["usage day", *(f"usage {group}" for group in ("provider", "department", "model", "agent", "client", "chain"))]
+        + ["used_by_day None", *(f"usage {group}" for group in ("provider", "department", "model", "agent", "client", "chain"))]
     )
 
 
@@ -367,6 +367,33 @@ async def test_series_are_bounded() -> None:
     query = this_month(since="2026-11-21T10:00:00Z", until="2026-11-21T11:00:00Z")
     found = await reports.timeseries(FakeLedger(many), query, step="hour", group_by="agent")
     assert len(found["data"]) == reports.MAX_SERIES
+
+
+async def test_so_are_their_points_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The busiest have theirs whole, and one has them in any case."""
+    calls = [Call(time="2026-11-21T10:10:00", agent=f"a{n}") for n in range(4) for _ in range(n + 1)]
+    query = this_month(since="2026-11-21T09:00:00Z", until="2026-11-21T11:00:00Z")
+    for most, agents in ((4, ["a3", "a2"]), (5, ["a3", "a2"]), (6, ["a3", "a2", "a1"]), (1, ["a3"])):
+        monkeypatch.setattr(reports, "MAX_POINTS", most)
+        found = await reports.timeseries(FakeLedger(calls), query, step="hour", group_by="agent")
+        assert [point["agent"] for point in found["data"]] == [agent for agent in agents for _ in range(2)]
+
+
+async def test_usage_comes_in_pages() -> None:
+    ledger = FakeLedger([Call(time="2026-11-21T10:10:00", agent=f"a{n}", cost_nusd=n * USD) for n in range(5)])
+    whole = (await reports.usage(ledger, this_month(), ["agent"]))["data"]
+    first = await reports.usage_page(ledger, this_month(), ["agent"], limit=2)
+    assert first == {"data": whole[:2], "next": "2"}
+    assert await reports.usage_page(ledger, this_month(), ["agent"], limit=2, after=2) == {"data": whole[2:4], "next": "4"}
+    assert await reports.usage_page(ledger, this_month(), ["agent"], limit=2, after=4) == {"data": whole[4:], "next": None}
+    assert await reports.usage_page(ledger, this_month(), ["agent"], limit=5) == {"data": whole, "next": None}
+
+
+async def test_a_page_of_usage_has_a_thousand_rows_at_most() -> None:
+    ledger = FakeLedger([Call(time="2026-11-21T10:10:00", agent=f"a{n}") for n in range(reports.MAX_USAGE + 1)])
+    for limit in (reports.MAX_USAGE, reports.MAX_USAGE + 1):
+        page = await reports.usage_page(ledger, this_month(), ["agent"], limit=limit)
+        assert (len(page["data"]), page["next"]) == (reports.MAX_USAGE, str(reports.MAX_USAGE))
 
 
 @pytest.mark.parametrize(

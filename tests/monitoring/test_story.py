@@ -104,7 +104,10 @@ def test_what_was_asked_and_wished() -> None:
     assert lines[1:4] == [
         "Reckoned with about 1,200 tokens in and 256 out.",
         "It needs tools and vision.",
-        "It wishes to be answered groq first, without a and b, for at most $0.02, with first content within 0.8 s and with high priority.",
+        (
+            "It wishes to be answered by groq first, without a and b, for at most $0.02, with first content within 0.8 s and "
+            "with high priority."
+        ),
     ]
 
 
@@ -165,7 +168,7 @@ ENDS: dict[str, tuple[dict[str, Any], str]] = {
     "left": ({"outcome": "client_gone", "http_status": 499}, "Its caller left, HTTP 499"),
     "cut": ({"outcome": "interrupted", "http_status": None}, "It was cut off, for the proxy stopped or died, after 1.37 s"),
     "runs": ({"outcome": "running"}, "It runs still."),
-    "unpriced": ({"cost_usd": None}, "It cost a price that nobody knows."),
+    "unpriced": ({"cost_usd": None}, "Nobody knows what it cost."),
     "dropped": ({"dropped": ["seed", "top_k"]}, "Parameters that were dropped: seed and top_k."),
     "of a later release": ({"outcome": "parked", "answered": None}, "It ended as parked"),
 }

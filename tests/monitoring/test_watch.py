@@ -35,6 +35,7 @@ class Place:
     rates: Sequence[RateState] = ()
     lag_s: float | Exception | None = None
     problem: str | None = None
+    remade: int = 2
     slept: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     told: list[Notice] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Place:
                 measured=lambda: dict(self.measured),
                 ledger_lag_s=self.ledger_lag_s,
                 config_problem=lambda: self.problem,
+                ledger_remade=lambda: self.remade,
             ),
             self.desk,
             clock=self,
@@ -133,6 +135,25 @@ async def test_a_model_without_a_price_is_told_when_it_consumes_and_over_an_hour
     assert await place.look() == []
     assert await place.look(3599.0) == []
     assert await place.look(3600.0) == [("resolved", "unpriced_model")]
+
+
+async def test_a_ledger_that_was_corrupt_is_told_each_time_and_over_an_hour_later() -> None:
+    place = Place()
+    assert await place.look() == []
+    place.remade = 3
+    assert await place.look() == [("raised", "ledger_corrupt")]
+    assert await place.look(3599.0) == []
+    assert await place.look(3600.0) == [("resolved", "ledger_corrupt")]
+    place.remade = 4
+    assert await place.look() == [("raised", "ledger_corrupt")]
+
+
+async def test_what_no_longer_fits_among_the_counters_is_of_no_chain_and_no_model() -> None:
+    place = Place()
+    place.answered["other"] = (1, 22)
+    place.unpriced["other", "other"] = 3
+    place.measured["other", "other"] = (40, 40)
+    assert await place.look() == []
 
 
 async def test_budgets_that_are_not_known_end_no_alert() -> None:

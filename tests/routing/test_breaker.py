@@ -361,7 +361,7 @@ class BreakerMachine(RuleBasedStateMachine):
         assert 0 <= fails <= results
 
 
-BreakerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+BreakerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 
 
 TestBreakerAgainstTheModel = pytest.mark.property(BreakerMachine.TestCase)

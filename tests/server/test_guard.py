@@ -53,7 +53,9 @@ def bearer(token: bytes) -> dict[bytes, bytes]:
         {b"authorization": b"bearer " + KEY},
         {b"authorization": b"BEARER   " + KEY + b" "},
         {b"x-api-key": KEY},
-        {b"api-key": KEY},
+        {b"x-api-key": KEY + b" \t"},
+        {b"api-key": KEY + b" "},
+        {b"authorization": b"Basic abc", b"x-api-key": KEY},  # what a proxy in between asked for
     ],
 )
 def test_a_known_key_names_its_client(tmp_path: Path, headers: dict[bytes, bytes]) -> None:

@@ -253,6 +253,7 @@ async def test_a_method_that_a_path_does_not_declare_is_a_405_for_everybody(gate
             answer = await ask(gateway, example(lines[0]), method=wrong, token=token)
             assert (answer.status, answer.json["error"]["code"]) == (405, "method_not_allowed")
             assert all(line.method in answer.json["error"]["message"] for line in lines)
+            assert answer.headers[b"allow"] == ", ".join(line.method for line in lines).encode()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])

@@ -117,7 +117,7 @@ def test_a_fault_of_the_script_is_told_and_nothing_is_run(run: Run, tmp_path: Pa
     ]
     result = run("--json")
     assert result.exit_code == 1
-    faults = json.loads(result.output)["data"]["faults"]
+    faults = json.loads(result.output)["error"]["faults"]
     assert [(fault["file"], fault["line"], fault["col"]) for fault in faults] == [("outage.yaml", 4, 30), ("outage.yaml", 5, 40)]
 
 

@@ -1,7 +1,8 @@
 """Five times as much as the proxy can do: what it still gets done, how quickly it refuses the rest, and whether it says that it lives.
 
-Streams of 250 chunks, one each 20 ms, as models answer. How many of them it can do in a second is found first, by more and more
-callers at a time, until more of them get no more; then come five times as many requests in each second, from callers who do not wait.
+Streams of 250 chunks, one each 20 ms, as models answer. How many of them it can do in a second is found first, with nobody refused, by
+more and more callers at a time, until more of them get no more; then come five times as many requests in each second, from callers who
+do not wait.
 Whole answers to small requests, which cost the proxy only a few times their refusal, are looked at as well, but held against no bar.
 
 The proxy has a core to itself, and the upstream and all callers share the other one.
@@ -10,7 +11,6 @@ The proxy has a core to itself, and the upstream and all callers share the other
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from dataclasses import asdict
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tests.bench.load import Plan, quantile
-from tests.bench.processes import Child, cores, get, pinned, python, tree
+from tests.bench.load import Plan
+from tests.bench.processes import Child, cores, pinned, python, tree
 from tests.bench.subjects import bench_config
 from tests.soak.open_loop import OpenPlan
-from tests.soak.stage import CANARIES, Check, Options, Stage, at_least, at_most, none_of
+from tests.soak.probe import ProbePlan
+from tests.soak.stage import CANARIES, Check, Options, Stage, at_least, at_most, guarded, none_of
 
 _TIMES = 5
 _MODEL, _EVENTS = "lone-250", 254
@@ -32,7 +33,6 @@ _PEAK_S = 10.0
 _RUN_S, _RUN_S_SHORT = 30.0, 1.5
 _FROM_S = 10.0  # twice as long as a stream takes: what was begun before there was too much has ended
 _MOST_CONNECTIONS = 4_000
-_PROBE_EVERY_S = 0.02
 _SHORT_CAP, _SHORT_PEAK = 16, 40.0  # the short form looks at what is refused and how: how much there is to do, it says itself
 
 
@@ -48,32 +48,36 @@ async def run(folder: Path, options: Options) -> list[Check]:
 def _run(folder: Path, options: Options) -> list[Check]:
     with Stage(folder, options) as stage:
         config = bench_config(stage.upstream_port, (_MODEL, "burst-250", "whole"), transport=options.transport)
-        stage.prepare({**config, "server": {"max_in_flight": _SHORT_CAP} if options.short else {}})
         if options.short:
+            stage.prepare({**config, "server": {"max_in_flight": _SHORT_CAP}})
             _start(stage)
             return _told(stage, Peak(_SHORT_PEAK), *_overload(stage, "burst-250", stream=True, rate=_SHORT_PEAK * _TIMES))
         theirs, ours = cores()
         _pin(tree(os.getpid())[1:], ours)  # the upstream
+        stage.prepare({**config, "server": {"max_wait": "0s"}})  # which refuses nobody
         with pinned(ours):
-            _start(stage)
-            _pin(tree(stage.child.pid), theirs)
-            return _measure(stage)
+            _start(stage, theirs)
+            peak, whole_peak = _peak(stage, _MODEL, stream=True), _peak(stage, "whole", stream=False)
+            stage.stop()
+            stage.server.write(guarded(config))
+            _start(stage, theirs)
+            return _measure(stage, peak, whole_peak)
 
 
-def _measure(stage: Stage) -> list[Check]:
-    peak = _peak(stage, _MODEL, stream=True)
+def _measure(stage: Stage, peak: Peak, whole_peak: Peak) -> list[Check]:
     checks = _told(stage, peak, *_overload(stage, _MODEL, stream=True, rate=peak.rate * _TIMES))
-    whole_peak = _peak(stage, "whole", stream=False)
-    small, alive = _overload(stage, "whole", stream=False, rate=whole_peak.rate * _TIMES)
+    small, probed = _overload(stage, "whole", stream=False, rate=whole_peak.rate * _TIMES)
     return [
         *checks,
         Check("small whole answers under five times as many", f"{small['whole_per_s']:,.0f}/s of {whole_peak.rate:,.0f}/s"),
-        Check("their refusals, p99; /livez, worst", f"{small['refused_p99_ms']:.1f} ms; {_worst_ms(alive):.1f} ms"),
+        Check(
+            "their refusals, p99; /livez, worst", f"{probed['refused']['p99_ms']:.1f} ms; {probed['alive']['worst_ms']:.1f} ms"
+        ),
     ]
 
 
-def _told(stage: Stage, peak: Peak, found: dict[str, Any], alive: list[float]) -> list[Check]:
-    ordered = sorted(alive)
+def _told(stage: Stage, peak: Peak, found: dict[str, Any], probed: dict[str, Any]) -> list[Check]:
+    refused, alive = probed["refused"], probed["alive"]
     return [
         Check("peak, streams a second", f"{peak.rate:,.0f}, {peak.cpu_us:,.0f} µs of CPU each"),
         Check("offered", f"{found['offered']:,} in {_seconds(stage):g} s, {found['connections']:,} connections"),
@@ -82,9 +86,12 @@ def _told(stage: Stage, peak: Peak, found: dict[str, Any], alive: list[float]) -
         Check(
             "CPU for each of them, refusals included", f"{found['cpu_us']:,.0f} µs; the server had {found['cpu']:.0%} of a core"
         ),
-        at_most("refused, p99", found["refused_p99_ms"], 20, "ms", timing=True),
-        at_most("/livez, worst", _worst_ms(alive), 50, "ms", timing=True),
-        Check("/livez, p50 and p99", f"{quantile(ordered, 0.5) * 1e3:.1f} / {quantile(ordered, 0.99) * 1e3:.1f} ms"),
+        at_most("refused, p99", refused["p99_ms"] or float("inf"), 20, "ms", timing=True),
+        Check("refused, p50, p99 and worst; the server at work meanwhile, p99 and worst", _spread(refused)),
+        at_most("/livez, worst", alive["worst_ms"] or float("inf"), 50, "ms", timing=True),
+        Check("/livez, p50, p99 and worst; the server at work meanwhile, p99 and worst", _spread(alive)),
+        none_of("of these without an answer", probed["silent"]),
+        Check("refused, p50 and p99, as the many saw it", f"{found['refused_p50_ms']:.1f} / {found['refused_p99_ms']:.1f} ms"),
         Check("first content, p50 and p99", f"{found['first_p50_ms']:.1f} / {found['first_p99_ms']:.1f} ms"),
         none_of("answers broken off", found["broken"]),
         at_least("refused", found["statuses"].get("503", 0), 1, "requests"),
@@ -94,13 +101,16 @@ def _told(stage: Stage, peak: Peak, found: dict[str, Any], alive: list[float]) -
     ]
 
 
-def _worst_ms(seconds: list[float]) -> float:
-    return max(seconds, default=float("inf")) * 1e3
+def _spread(times: dict[str, float]) -> str:
+    seen = " / ".join(f"{times[name]:.1f}" for name in ("p50_ms", "p99_ms", "worst_ms"))
+    return f"{seen} ms; {times['own_p99_ms']:.1f} / {times['own_worst_ms']:.1f} ms"
 
 
-def _start(stage: Stage) -> None:
+def _start(stage: Stage, core: int | None = None) -> None:
     stage.start()
     asyncio.run(stage.warmed())
+    if core is not None:
+        _pin(tree(stage.child.pid), core)
 
 
 def _pin(pids: list[int], core: int) -> None:
@@ -139,8 +149,8 @@ def _peak(stage: Stage, model: str, *, stream: bool) -> Peak:
     return best
 
 
-def _overload(stage: Stage, model: str, *, stream: bool, rate: float) -> tuple[dict[str, Any], list[float]]:
-    """What the callers saw, and how long each `GET /livez` of a new connection took meanwhile, in seconds."""
+def _overload(stage: Stage, model: str, *, stream: bool, rate: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the many callers saw, and what the few who looked closely did."""
     seconds = _seconds(stage)
     plan = OpenPlan(
         port=stage.port,
@@ -155,21 +165,18 @@ def _overload(stage: Stage, model: str, *, stream: bool, rate: float) -> tuple[d
     )
     child = _child(stage, "tests.soak.open_loop", asdict(plan))
     shed_before = int(stage.metrics()['tollbridge_events_total{event="shed"}'])
+    close = ProbePlan(port=stage.port, pid=stage.child.pid, key=CANARIES.client_key, model=model, seconds=seconds)
+    probe = _child(stage, "tests.soak.probe", asdict(close))
     child.say("go")
-    alive: list[float] = []
     began, cpu_ns = time.monotonic(), stage.child.cpu_ns()
-    while time.monotonic() - began < seconds:
-        asked = time.perf_counter()
-        with contextlib.suppress(OSError):  # the time that it took then says enough
-            get(stage.port, "/livez")
-        alive.append(time.perf_counter() - asked)
-        time.sleep(_PROBE_EVERY_S)
+    probe.say("go")
+    probed = _end(probe, seconds + 60)
     spent_s, (all_ns, own_ns) = time.monotonic() - began, stage.child.cpu_ns()
     found = _end(child, seconds + 60)
     found["cpu_us"] = (all_ns - cpu_ns[0]) / 1e3 / max(1, found["whole"])
-    found["shed_before"] = shed_before
+    found["shed_before"], found["probed"] = shed_before, probed["refused"]["count"]
     found["cpu"] = (own_ns - cpu_ns[1]) / 1e9 / spent_s
-    return found, alive
+    return found, probed
 
 
 def _child(stage: Stage, module: str, plan: dict[str, Any]) -> Child:
@@ -188,7 +195,7 @@ def _end(child: Child, timeout_s: float) -> dict[str, Any]:
 
 def _counted(stage: Stage, found: dict[str, Any]) -> list[Check]:
     """What the proxy's metrics say of it."""
-    refused = found["statuses"].get("503", 0)
+    refused = found["statuses"].get("503", 0) + found["probed"]
     metrics = stage.metrics()
     shed = int(metrics['tollbridge_events_total{event="shed"}']) - found["shed_before"]
     running = int(metrics["tollbridge_requests_in_flight"])

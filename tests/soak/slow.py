@@ -16,9 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from proxy.engine.attempt import WRITE_STALL_S
 from proxy.server.protocol import BODY_GRACE_S, BODY_S, HEAD_S
+from tests.bench.processes import Child, python
 from tests.soak.hasty import PATIENCE_S
+from tests.soak.honest import HonestPlan
 from tests.soak.stage import (
     CANARIES,
     Caller,
@@ -30,7 +34,6 @@ from tests.soak.stage import (
     common_config,
     none_of,
     p99_ms,
-    paced,
     wait_until,
 )
 
@@ -43,7 +46,6 @@ _DRIP_S = 1.0  # between two bytes of a head
 _TRICKLE_BYTES = 2_048  # of a body, each time
 _LATE_S = 1.0
 _PATIENCE_S = 30.0
-_SLICE_S = 0.5
 _FILL_S = 30.0
 _SMALL_BUFFER = 4_096
 _AT_ONCE = 100
@@ -132,11 +134,10 @@ async def _act(stage: Stage) -> list[Check]:
     bodies, readers = options.of(_BODIES, _BODIES_SHORT), options.of(_READERS, _READERS_SHORT)
     rate = _HONEST_RATE_SHORT if options.short else _HONEST_RATE
 
-    calm = _Honest(stage)
-    await paced(rate, _BASELINE_SHORT_S if options.short else _BASELINE_S, calm.ask)
-    honest = _Honest(stage)
-    stop = asyncio.Event()
-    traffic = asyncio.ensure_future(_until(stop, rate, honest))
+    honest = _Honest(stage, rate)
+    await asyncio.to_thread(honest.begin)
+    await asyncio.sleep(_BASELINE_SHORT_S if options.short else _BASELINE_S)
+    disturbed = time.monotonic()
     head = _head(stage.port, 1 << 20)
     made: list[asyncio.BaseTransport] = []
     for kind, count, first, drip in (
@@ -150,7 +151,7 @@ async def _act(stage: Stage) -> list[Check]:
         await asyncio.sleep(_APART_SHORT_S if options.short else _APART_S)
     if not options.short:
         await wait_until(lambda: _stalled(stage) >= readers, _FILL_S, poll_s=0.5)
-    filled = len(honest.seconds)
+    filled = time.monotonic()
     kinds = (heads, stalled, trickling)
     wanted = options.of(_HEADS, _HEADS_SHORT) + bodies + readers
     await wait_until(
@@ -158,23 +159,25 @@ async def _act(stage: Stage) -> list[Check]:
         max(limits.values()) + _PATIENCE_S,
         poll_s=0.5,
     )
-    stop.set()
-    await traffic
+    asked = await asyncio.to_thread(honest.end)
     given_up = _given_up(stage)
     borne = [record["gone"] - record["arrived"] for record in given_up]
     late = [record["gone"] - record["stalled"] for record in given_up]
     for transport in made:
         transport.close()
-    await honest.close()
-    await calm.close()
     still = await stage.settled()
+    statuses = Counter(status for _, _, status in asked)
+    calm, filling, then = (
+        [took for at, took, _ in asked if since <= at < until]
+        for since, until in ((0.0, disturbed), (disturbed, filled), (filled, float("inf")))
+    )
 
     found = [
-        Check("honest requests", f"{sum(honest.statuses.values()):,} at {rate:g}/s"),
-        Check("their statuses", ", ".join(f"{status}: {count:,}" for status, count in sorted(honest.statuses.items()))),
-        none_of("honest requests, not whole and 200", sum(honest.statuses.values()) - honest.statuses[200]),
-        Check("honest p99: calm; while the buffers of the non-readers fill", _p99s(calm.seconds, honest.seconds[:filled])),
-        at_most("honest p99 then, to the calm", p99_ms(honest.seconds[filled:]) / p99_ms(calm.seconds), 2, "×", timing=True),
+        Check("honest requests", f"{len(asked):,} at {rate:g}/s"),
+        Check("their statuses", ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))),
+        none_of("honest requests, not whole and 200", len(asked) - statuses[200]),
+        Check("honest p99: calm; while the buffers of the non-readers fill; then", _p99s(calm, filling, then)),
+        at_most("honest p99 then, to the calm", p99_ms(then) / p99_ms(calm), 2, "×", timing=True),
     ]
     for name, kind, count in (
         ("slow heads", heads, options.of(_HEADS, _HEADS_SHORT)),
@@ -193,11 +196,6 @@ async def _act(stage: Stage) -> list[Check]:
 def _endless(stage: Stage) -> str:
     """At a pace at which the honest ones can be told apart from those that fill up."""
     return "endless-2" if stage.options.short else "endless-20"
-
-
-async def _until(stop: asyncio.Event, rate: float, honest: _Honest) -> None:
-    while not stop.is_set():
-        await paced(rate, _SLICE_S, honest.ask)
 
 
 def _stalled(stage: Stage) -> int:
@@ -223,25 +221,25 @@ def _reaped(name: str, lasted: list[float], late: list[float], count: int, limit
 
 
 class _Honest:
-    """Whole answers and streams by turns, on connections that are kept."""
+    """`honest.py`, from `begin` to `end`."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._port = stage.port
-        self._idle: list[Caller] = []
-        self.statuses: Counter[int] = Counter()
-        self.seconds: list[float] = []
+    def __init__(self, stage: Stage, rate: float) -> None:
+        self._plan = HonestPlan(stage.port, CANARIES.client_key, "whole", rate)
+        self._child = Child(python("-m", "tests.soak.honest"), log=stage.folder / "honest.log", pipes=True)
 
-    async def ask(self, number: int) -> None:
-        caller = self._idle.pop() if self._idle else Caller(self._port)
-        began = time.monotonic()
-        answer = await caller.ask("whole", stream=False, marker=f"h{number}")
-        self.seconds.append(time.monotonic() - began)
-        self.statuses[answer.status if answer.whole else 0] += 1
-        self._idle.append(caller)
+    def begin(self) -> None:
+        self._child.say(orjson.dumps(self._plan).decode())
+        self._child.line(_PATIENCE_S * 2)
 
-    async def close(self) -> None:
-        for caller in self._idle:
-            await caller.close()
+    def end(self) -> list[tuple[float, float, int]]:
+        """When each was asked, how long it took, and its status."""
+        try:
+            self._child.say("enough")
+            found = self._child.line(_PATIENCE_S * 2)
+        finally:
+            self._child.stop()
+        CANARIES.look("an honest caller's answer", found["last"].encode("latin-1"))
+        return [(at, took, status) for at, took, status in found["asked"]]
 
 
 def _head(port: int, length: int) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import prices
 from tests.soak import (
     bombs,
     crash,
@@ -50,7 +51,9 @@ LONG_ONLY = {"memory", "exact"}  # what they count, `million` and `disconnects` 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
-    return Options(short=True, prices=tmp_path_factory.mktemp("prices"))
+    folder = tmp_path_factory.mktemp("prices")
+    prices.lay(folder)
+    return Options(short=True, prices=folder / "cache")
 
 
 @pytest.fixture(scope="module")

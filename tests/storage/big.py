@@ -56,8 +56,12 @@ TRACES_AS_THEN = (
     "UPDATE main.request_rows SET kind = (SELECT kind FROM own WHERE own.id = request_rows.id) WHERE id IN (SELECT id FROM own)",
 )
 
-# what the fourth migration brought, taken back
+# what the fifth migration brought, taken back
+AS_IN_VERSION_4 = tuple(f"DROP TABLE {table}" for table in ("weekly_sums", "monthly_sums", "summed_days", "failovers_daily"))
+
+# and the fourth
 AS_IN_VERSION_3 = (
+    *AS_IN_VERSION_4,
     "DROP VIEW requests",
     "DROP VIEW usage_hourly",
     "DROP VIEW usage_daily",

@@ -74,8 +74,8 @@ def begin(request: RequestOpen, n: int = 1, provider: str = "openai", at_risk_to
     return Begin(f"{request.id}-{n}", request.id, n, request.time_ms + n, provider, "gpt-4o", "cafe0123", at_risk_tokens, first)
 
 
-def progress(request: RequestOpen, tokens: int, n: int = 1) -> Progress:
-    return Progress(f"{request.id}-{n}", tokens)
+def progress(request: RequestOpen, tokens: int, n: int = 1, cost_nusd: int | None = None) -> Progress:
+    return Progress(f"{request.id}-{n}", tokens, cost_nusd)
 
 
 def end(request: RequestOpen, n: int = 1, provider: str = "openai", outcome: str = "ok", **changes: Any) -> End:

@@ -207,6 +207,36 @@ def test_a_dead_writers_open_attempt_is_interrupted_after_a_minute_and_once(tmp_
     assert sums(tmp_path) == expected
 
 
+def test_what_was_relayed_by_a_writer_that_died_costs_what_its_last_progress_said(
+    tmp_path: Path, drainer: Drainer, wall: Wall
+) -> None:
+    first, second = opened(1, stream=True), opened(2, stream=True)
+    write(
+        tmp_path, [begin(first), progress(first, 30, cost_nusd=400), progress(first, 60, cost_nusd=700), begin(second)], "BOOT1"
+    )
+    drainer.drain()
+    write(tmp_path, [progress(second, 9, cost_nusd=55), progress(second, 4, cost_nusd=44)], "BOOT2")
+    drainer.drain()
+    assert sums(tmp_path) == {}, "nothing is summed up before it has ended"
+    wall.now += 100
+    drainer.drain()
+    found = rows(tmp_path, "SELECT output_tokens, cost_nusd, price_source, usage_source FROM attempts ORDER BY request_id")
+    assert [tuple(row.values()) for row in found] == [(60, 700, "progress", "estimated"), (9, 55, "progress", "estimated")]
+    assert (sums(tmp_path)["cost_nusd"], sums(tmp_path).get("unpriced")) == (755, None)
+
+
+def test_a_progress_record_of_an_earlier_release_tells_the_tokens_alone(tmp_path: Path, drainer: Drainer, wall: Wall) -> None:
+    request = opened(1, stream=True)
+    journal = open_journal(tmp_path)
+    journal.append(begin(request))
+    journal.append_fields(("P", f"{request.id}-1", 30))
+    journal.close()
+    wall.now += 100
+    drainer.drain()
+    (row,) = rows(tmp_path, "SELECT output_tokens, cost_nusd, usage_source FROM attempts")
+    assert (row["output_tokens"], row["cost_nusd"], row["usage_source"]) == (30, None, "estimated")
+
+
 def test_a_request_that_died_between_attempts_is_interrupted_too(tmp_path: Path, drainer: Drainer, wall: Wall) -> None:
     request = opened(1)
     write(tmp_path, [begin(request), end(request, outcome="failed")])
@@ -390,6 +420,20 @@ def test_corruption_found_while_working_is_mended_on_the_spot(tmp_path: Path, dr
     drainer.drain()
     assert (sums(tmp_path)["requests"], drainer.rebuilds) == (2, 1)
     assert rows(tmp_path, "SELECT * FROM counters") == [{"name": "corrupt", "value": 1}]
+
+
+def test_a_file_that_somebody_else_wrote_into_is_noticed_and_what_we_write_is_not(tmp_path: Path, drainer: Drainer) -> None:
+    write(tmp_path, completion(1))
+    drainer.drain()
+    drainer.exclusively(lambda connection, _ledger: connection.execute("CREATE TABLE something (of INTEGER)"))
+    drainer.step()
+    assert not drainer.was_disturbed()
+    with (tmp_path / LEDGER).open("r+b") as file:
+        file.write(b"scribble")
+    os.utime(tmp_path / LEDGER, (1, 1))  # not the moment of our last look, however coarse the clock of the file system
+    drainer.step()
+    drainer.step()
+    assert (drainer.was_disturbed(), drainer.was_disturbed()) == (True, False)
 
 
 def test_a_database_that_is_taken_away_is_made_anew_from_the_kept_journal(tmp_path: Path, drainer: Drainer) -> None:

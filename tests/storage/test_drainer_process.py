@@ -128,6 +128,23 @@ def test_damage_inside_the_file_is_found_by_the_check_at_the_start(tmp_path: Pat
     assert query(tmp_path, "PRAGMA quick_check") == [("ok",)]
 
 
+@pytest.mark.parametrize("length", [0, 1 << 20], ids=["cut off", "scribbled over"])
+def test_a_file_that_is_destroyed_in_place_while_it_runs_is_made_anew(tmp_path: Path, start: Start, length: int) -> None:
+    """The drainer writes on without noticing, since it has in memory what it needs; every reader would fail."""
+    process = drainer(start, tmp_path)
+    write(tmp_path, completion(1))
+    caught_up(process)
+    with (tmp_path / LEDGER).open("r+b") as file:
+        file.truncate(length)
+        file.write(b"\xff" * length)
+    assert process.stderr is not None
+    assert orjson.loads(process.stderr.readline())["event"] == "ledger_corrupt"
+    write(tmp_path, completion(2), "BOOT2")
+    hang_up(process)
+    assert query(tmp_path, "SELECT count(*), sum(ended) FROM requests") == [(2, 2)]
+    assert query(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+
+
 def test_a_later_releases_ledger_ends_it_with_status_3(tmp_path: Path, start: Start) -> None:
     Drainer(tmp_path, Wall()).close()
     connection = sqlite3.connect(tmp_path / LEDGER)

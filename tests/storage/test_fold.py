@@ -2,6 +2,7 @@
 
 import sqlite3
 import tempfile
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,18 @@ def interleaved(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> list[Record]
     return mixed
 
 
+@cache
+def empty_ledger() -> bytes:
+    """Made once: all the tables and indexes take longer than a few rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, LEDGER)
+        open_writer(path).close()
+        return path.read_bytes()
+
+
 def drained(folder: str, records: list[Record], *, batch_records: int, segment_bytes: int, cuts: list[int]) -> Path:
     data_dir = Path(folder)
+    (data_dir / LEDGER).write_bytes(empty_ledger())
     drainer = Drainer(data_dir, Wall(), batch_records=batch_records, log=lambda _event, _fields: None)
     edges = sorted({0, len(records), *(cut % (len(records) + 1) for cut in cuts)})
     for index, (start, stop) in enumerate(pairwise(edges)):

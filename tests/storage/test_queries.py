@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.errors import LedgerUnavailable
+from proxy.core.errors import InvalidValue, LedgerUnavailable
 from proxy.storage.drainer import Drainer
 from proxy.storage.queries import _FILTERS, Queries, _list_sql
 from proxy.storage.sqlite import LEDGER, open_writer, remark
@@ -100,13 +100,19 @@ async def test_the_detail_adds_the_attempts_and_the_trace(tmp_path: Path, draine
 
 async def test_a_running_request_has_no_cost_yet(tmp_path: Path, drainer: Drainer, queries: Queries) -> None:
     request = opened(1)
-    write(tmp_path, [begin(request), progress(request, 9)])
+    write(tmp_path, [begin(request), progress(request, 9, cost_nusd=99)])
     drainer.drain()
     (row,), _ = await queries.list_requests(outcome="running")
     assert (row["outcome"], row["cost_usd"], row["output_tokens"], row["duration_ms"]) == ("running", None, 0, None)
     detail = await queries.get_request(request.id)
     assert detail is not None
-    assert detail["attempt_list"][0]["output_tokens"] == 9
+    assert (detail["attempt_list"][0]["output_tokens"], detail["attempt_list"][0]["cost_usd"]) == (9, None)
+
+
+async def test_an_outcome_that_there_is_not_is_refused_and_not_just_found_nowhere(queries: Queries) -> None:
+    with pytest.raises(InvalidValue, match="running, ok, failed, rejected, interrupted, client_gone") as refused:
+        await queries.list_requests(outcome="error")
+    assert refused.value.param == "outcome"
 
 
 async def test_one_unpriced_attempt_makes_the_cost_unknown(tmp_path: Path, drainer: Drainer, queries: Queries) -> None:

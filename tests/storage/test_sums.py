@@ -15,8 +15,8 @@ from proxy.core.money import nusd_to_usd
 from proxy.storage.drainer import Drainer
 from proxy.storage.hours import pieces
 from proxy.storage.queries import Queries
+from proxy.storage.slices import SLICES
 from proxy.storage.sqlite import LEDGER, open_writer
-from proxy.storage.sums import SLICES
 from proxy.storage.usage import FILTERS, GROUPS, Question, column_filters, statement
 from tests.storage.records import NOW_MS, Wall, begin, closed, completion, end, opened, rejected, write
 

@@ -24,6 +24,7 @@ def test_a_ledger_that_was_made_anew_begins_at_nothing() -> None:
     counts.look({"corrupt": 1})
     counts.look({"corrupt": 1, "interrupted_attempts": 3})
     assert events == ["ledger_corrupt", "recovered", "recovered", "recovered"]
+    assert counts.remade == 1
 
 
 def test_its_events_are_of_the_list() -> None:

@@ -259,6 +259,32 @@ def test_what_is_watched_between_scrapes_is_by_chain_and_by_model() -> None:
     assert metrics.unpriced_by_model() == {("my-vllm", "qwen3"): 1}
 
 
+def test_a_chain_that_has_room_has_it_for_its_fallbacks_too() -> None:
+    metrics = Metrics()
+    metrics.request_started()
+    metrics.request_ended("smart", "ok", True, 1.0, None, None)
+    for number in range(MAX_SERIES):
+        metrics.failover(f"a/{number}", "b/x", "5xx")
+    metrics.fell_back("smart")
+    metrics.fell_back("late")
+    assert metrics.answered_by_chain() == {"smart": (1, 1)}
+    assert value(metrics, "tollbridge_fallbacks_total", chain="other") == 1
+
+
+def test_thirty_chains_with_two_targets_each_are_counted_by_name() -> None:
+    metrics = Metrics()
+    for number in range(30):
+        for model in (f"first-{number}", f"second-{number}"):
+            metrics.attempt_ended("openai", model, "ok", 1.0, 0.5, USAGE, 5)
+        metrics.failover(f"openai/first-{number}", f"openai/second-{number}", "5xx")
+        metrics.fell_back(f"chain-{number}")
+        for stream in (True, False):
+            metrics.request_started()
+            metrics.request_ended(f"chain-{number}", "ok", stream, 1.0, 0.5, None)
+    assert metrics.answered_by_chain() == {f"chain-{number}": (2, 1) for number in range(30)}
+    assert {model for _, model, _ in metrics.attempts()} == {f"{place}-{n}" for place in ("first", "second") for n in range(30)}
+
+
 def test_answers_that_are_measured_are_counted_by_model_within_the_bound() -> None:
     metrics = Metrics()
     metrics.answer_measured("groq", "llama", 0.25, low=True)

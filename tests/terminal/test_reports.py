@@ -46,6 +46,14 @@ def test_the_sum_says_nothing_of_times() -> None:
     assert "ms" not in text(*rows)[-1]
 
 
+def test_a_cost_that_nobody_knows_is_not_none() -> None:
+    unknown = {**ROW, "provider": "a", "requests": 2, "unpriced_attempts": 2}
+    partly = {**ROW, "provider": "b", "requests": 2, "unpriced_attempts": 1, "cost_usd": "0.25"}
+    free = {**ROW, "provider": "c", "requests": 2}
+    assert [line.split()[-1] for line in text(unknown, partly, free)[1:]] == ["unpriced", "$0.250000", "$0", "$0.250000"]
+    assert text(unknown, free)[-1].split()[-1] == "unpriced"
+
+
 def test_times_come_in_their_order_and_groups_of_one_time_as_they_were() -> None:
     days = [("2026-11-20", "b"), ("2026-11-19", "c"), ("2026-11-20", "a"), ("2026-11-19", None)]
     rows = [{**ROW, "day": day, "provider": provider} for day, provider in days]

@@ -53,6 +53,33 @@ async def test_one_connection_serves_one_request_at_a_time(transport: Both, peer
     assert (await answer(transport, peer.head()))[2] is True
 
 
+async def test_a_reading_that_was_interrupted_goes_on_where_it_was(transport: Both, peer: Peer) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.say(HEAD_5 + b"he")
+        asked.set()
+        await go_on.wait()
+        await line.say(b"llo")
+
+    await peer.serve(script)
+    response = await transport.send(peer.head(), b"{}", connect_timeout_s=5)
+    await asked.wait()
+    body = await response.read()
+    for _ in range(2):
+        reading = asyncio.create_task(response.read())
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    go_on.set()
+    while data := await response.read():
+        body += data
+    response.close()
+    assert body == b"hello"
+
+
 async def test_the_connection_used_last_serves_next(native: NativeTransport, peer: Peer, echo: Script) -> None:
     await peer.serve(echo)
     held = [await native.send(peer.head(), b"{}", connect_timeout_s=5) for _ in range(3)]

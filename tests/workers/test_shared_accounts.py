@@ -104,7 +104,7 @@ def test_what_one_worker_spends_no_other_can() -> None:
     with pytest.raises(BudgetExceeded, match=r"taken up by requests in flight: \$0\.0000003 of \$0\.000001 spent"):
         reserve(first, 1)
     held.settle(700)
-    with pytest.raises(BudgetExceeded, match="the total budget is used up"):
+    with pytest.raises(BudgetExceeded, match="The total budget is used up"):
         reserve(first, 1)
     assert [spent(worker) for worker in fleet.workers] == [(1_000, 0)] * 2
 

@@ -67,6 +67,14 @@ async def test_after_a_worker_died_the_lead_asks_the_ledger_what_its_requests_co
         pulse.count_restart(of_worker=True)
 
 
+async def test_a_ledger_that_was_made_anew_is_an_alert(worker: Worker) -> None:
+    runtime = worker(0)
+    for counters in ({}, {"corrupt": 1}):
+        runtime._ledger_counts.look(counters)
+        await runtime.lookout.look()
+    assert [(alert["kind"], alert["subject"]) for alert in runtime.desk.alerts()] == [("ledger_corrupt", "ledger")]
+
+
 async def test_a_full_table_is_told_once_and_counted(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
     runtime = worker(0)
     listen(runtime)

@@ -56,11 +56,11 @@ from proxy.core.events import (
 )
 from proxy.core.target import Target
 from proxy.core.usage import Usage
-from proxy.dialects.base import OutboundRequest
+from proxy.dialects.base import WRONG_SHAPE, OutboundRequest
 from proxy.dialects.bedrock.errors import decode_error, error_of, kind_of
 from proxy.dialects.bedrock.messages import FORMAT
 from proxy.dialects.bedrock.request import encode
-from proxy.dialects.native import WRONG_SHAPE, NativeDialect
+from proxy.dialects.native import NativeDialect
 from proxy.dialects.openai_chat import MAX_MALFORMED_EVENTS, parse_mending
 from proxy.dialects.openai_fields import made_call_id
 from proxy.wire.aws_eventstream import EventStreamError, EventStreamSplitter, Message, MessageTooLarge

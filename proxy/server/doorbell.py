@@ -1,0 +1,136 @@
+"""Callers who have something to say are heard in the midst of a long turn of the event loop.
+
+The loop deals with what is ready in the order in which it became so. Of hundreds of streams nearly all of it is their chunks, which may
+take some milliseconds more; behind them wait a load balancer's probe, and whoever must be told that there is no room. So while there is
+much to do, the sockets of all callers are in a second poll set besides the loop's own, and when a turn takes long, those that are readable
+are read between two chunks (`core/turn.py`), and those who knock are let in.
+
+    down --there is much to do--> up --not any more--> down        looks at the loop begin and end it (`overload.py`)
+
+What is read here the loop does not find any more, and that is all that it notices: sockets do not block, and ends and faults are left
+to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import select
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from proxy.core.deadlines import NEVER
+
+HEARD_AT_ONCE = 16  # so that chunks have their turn, too
+EARLIER_S = 0.008  # after a long turn the next is taken for one so long before a look is due; else from then on
+_LOOKED_AT = 64
+_READABLE = select.EPOLLIN  # and nothing else: with a hang-up or a fault it is the loop's affair
+
+
+class Caller(ABC):
+    """One connection's protocol."""
+
+    @property
+    @abstractmethod
+    def descriptor(self) -> int | None:
+        """Of its socket; None where there is nothing to be heard: it is being closed, or the bytes on it are encrypted."""
+
+    @abstractmethod
+    def hear(self, descriptor: int) -> bool:
+        """Reads and deals with what has come, and raises nothing. False when nothing was read."""
+
+
+class Entrance(Protocol):
+    """`door.py`'s."""
+
+    @property
+    def callers(self) -> Iterable[object]: ...
+    def take_in(self) -> None: ...
+    def hand_over(self) -> None: ...
+
+
+class Doorbell:
+    def __init__(self, door: Entrance, *, monotonic: Callable[[], float]) -> None:
+        self._door = door
+        self._monotonic = monotonic
+        self._long_from = NEVER  # when the present turn is a long one
+        self._poll: select.epoll | None = None
+        self._callers: dict[int, Caller] = {}
+        self._descriptors: dict[Caller, int] = {}
+        self._context = contextvars.copy_context()  # not that of the stream whose chunk was read last
+        self._listening = False
+
+    @property
+    def up(self) -> bool:
+        return self._poll is not None
+
+    def looked(self, due: float, *, busy: bool, late: bool) -> None:
+        """With each look at the loop, which is at the start of a turn: when the next is due, whether there is much to do, and whether
+        the last turn was a long one."""
+        if not busy:
+            self.take_down()
+        elif self._poll is None:
+            self._put_up()
+        self._long_from = due - EARLIER_S if late else due
+        if late:
+            self._door.take_in()
+        self._door.hand_over()
+
+    def _put_up(self) -> None:
+        try:
+            self._poll = select.epoll()
+        except OSError:  # no descriptor is left: then everybody waits for the loop
+            return
+        for caller in self._door.callers:
+            if isinstance(caller, Caller):
+                self.add(caller)
+
+    def take_down(self) -> None:
+        if self._poll is not None:
+            self._poll.close()
+            self._poll = None
+            self._callers.clear()
+            self._descriptors.clear()
+
+    def add(self, caller: Caller) -> None:
+        descriptor = caller.descriptor
+        if self._poll is None or descriptor is None or caller in self._descriptors:
+            return
+        try:
+            self._poll.register(descriptor, select.EPOLLIN)
+        except (OSError, ValueError):  # it is closed already, or the kernel has no room for more
+            return
+        self._callers[descriptor] = caller
+        self._descriptors[caller] = descriptor
+
+    def forget(self, caller: Caller) -> None:
+        """Before its socket is closed."""
+        descriptor = self._descriptors.pop(caller, None)
+        if descriptor is None:
+            return
+        self._callers.pop(descriptor, None)
+        if self._poll is not None:
+            with contextlib.suppress(OSError):  # closed after all, by which it left
+                self._poll.unregister(descriptor)
+
+    def listen(self) -> None:
+        """In a callback of the loop."""
+        poll = self._poll
+        if poll is None or self._listening or self._monotonic() < self._long_from:
+            return
+        self._listening = True
+        try:
+            self._context.run(self._hear, poll)
+        finally:
+            self._listening = False
+
+    def _hear(self, poll: select.epoll) -> None:
+        self._door.take_in()
+        left = HEARD_AT_ONCE
+        for descriptor, events in poll.poll(0, _LOOKED_AT):
+            caller = self._callers.get(descriptor) if events == _READABLE else None
+            if caller is not None and caller.hear(descriptor):
+                left -= 1
+                if not left:
+                    return
