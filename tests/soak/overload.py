@@ -90,7 +90,7 @@ def _told(stage: Stage, peak: Peak, found: dict[str, Any], probed: dict[str, Any
         Check("refused, p50, p99 and worst; the server at work meanwhile, p99 and worst", _spread(refused)),
         at_most("/livez, worst", alive["worst_ms"] or float("inf"), 50, "ms", timing=True),
         Check("/livez, p50, p99 and worst; the server at work meanwhile, p99 and worst", _spread(alive)),
-        none_of("of these without an answer", probed["silent"]),
+        none_of(" ".join(["of these without an answer", *probed["silent"]]), sum(probed["silent"].values())),
         Check("refused, p50 and p99, as the many saw it", f"{found['refused_p50_ms']:.1f} / {found['refused_p99_ms']:.1f} ms"),
         Check("first content, p50 and p99", f"{found['first_p50_ms']:.1f} / {found['first_p99_ms']:.1f} ms"),
         none_of("answers broken off", found["broken"]),

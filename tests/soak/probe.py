@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -58,7 +58,7 @@ class Times:
 class ProbeResult:
     alive: Times = field(default_factory=Times)
     refused: Times = field(default_factory=Times)
-    silent: int = 0  # no answer in thirty seconds, or none at all
+    silent: dict[str, int] = field(default_factory=dict)  # what there was instead of an answer, and how often
 
 
 class Probe:
@@ -68,25 +68,25 @@ class Probe:
         self._kept = deque(connected(plan.port) for _ in range(_KEPT))
         self._alive: list[tuple[int, int]] = []
         self._refused: list[tuple[int, int]] = []
-        self._silent = 0
+        self._silent: Counter[str] = Counter()
 
     def run(self) -> ProbeResult:
         plan = self._plan
         began = time.monotonic()
         while time.monotonic() - began < plan.seconds:
-            with self._counted():
+            with self._counted("/livez"):
                 self._ask_alive()
-            with self._counted():
+            with self._counted("request"):
                 self._ask_more()
             time.sleep(plan.every_s)
-        return ProbeResult(_times(self._alive), _times(self._refused), self._silent)
+        return ProbeResult(_times(self._alive), _times(self._refused), dict(self._silent))
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, what: str) -> Iterator[None]:
         try:
             yield
-        except OSError:
-            self._silent += 1
+        except OSError as error:
+            self._silent[f"{what}: {type(error).__name__}"] += 1
 
     def _ask_alive(self) -> None:
         with self._timed() as sent, connected(self._plan.port) as connection:
