@@ -152,7 +152,7 @@ def _serve_alone(settings: Settings, read: Callable[[], Settings], listener: soc
     def ready() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.hang_up)
         if hang_s:
-            Watchdog(lambda: runtime.ticks, limit_s=hang_s).start()
+            Watchdog(lambda: runtime.signs_of_life, limit_s=hang_s).start()
         announce()
 
     server = DrainingServer(server_config(create_app(read, runtime=runtime)), lambda: runtime.gateway, on_started=ready)

@@ -180,7 +180,8 @@ class Runtime:
         services.cache = Cache(KeptFile(settings.data_dir), shared=shared, on_fault=self._cache_failed)
         self._kept_in_file: Mapping[str, Held] = {}
         self.gateway = Gateway(services, settings, new_id, self)
-        self.native.turn.hurried = self.gateway.bell.listen
+        self.native.turn = self.gateway.turn
+        self.gateway.turn.hurried = self._pause
         self.fleet: Fleet | None = None
         if seat is not None and pulse is not None:
             self.fleet = Fleet(
@@ -333,6 +334,17 @@ class Runtime:
         if ticks % round(SWEEP_EVERY_S / TICK_S) == 0 and (lost := self.spending.sweep()):
             self.logs.warning("holds_swept", count=lost)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    @property
+    def signs_of_life(self) -> int | None:
+        """Moves while the event loop gets on, be it in one long turn. None: it is being stopped, and may stand still."""
+        return None if self.ticks is None else self.ticks + self.gateway.turn.pauses
+
+    def _pause(self) -> None:
+        """In the midst of a turn of the event loop, which may be so long that the next tick is far."""
+        self.gateway.pause()
+        if self._pulse is not None and self._seat is not None:
+            self._pulse.beat(self._seat.index, self.clock.monotonic())
 
     def _keep_pulse(self, pulse: Pulse, now: float) -> None:
         """What a worker does at each tick: it says that it lives and what it has counted."""

@@ -18,12 +18,14 @@ def _nobody() -> None: ...
 class Turn:
     """Before each piece: `turn.left -= 1`, and `turn.pause()` where that leaves nothing."""
 
-    __slots__ = ("hurried", "left")
+    __slots__ = ("hurried", "left", "pauses")
 
     def __init__(self) -> None:
         self.left = PIECES
+        self.pauses = 0  # ever: while it moves, the loop does not hang
         self.hurried: Callable[[], None] = _nobody  # called in a callback of the loop, in no task
 
     def pause(self) -> None:
         self.left = PIECES
+        self.pauses += 1
         self.hurried()

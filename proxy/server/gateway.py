@@ -10,6 +10,7 @@ from proxy.config.settings import ClientSettings, Settings
 from proxy.core.chat import NO_TAGS, ChatRequest, Tags
 from proxy.core.errors import Draining, ErrorClass, Overloaded, ProxyError
 from proxy.core.ports import Sink
+from proxy.core.turn import Turn
 from proxy.core.wishes import wishes_of
 from proxy.dialects.base import InboundDialect
 from proxy.dialects.openai_request import clean_tag
@@ -127,6 +128,8 @@ class Gateway:
         self.door = Door(services.meter, services.log, new_id=new_id, addresses=self.addresses)
         monotonic = services.clock.monotonic
         self.bell = Doorbell(self.door, monotonic=monotonic)
+        self.turn = Turn()  # each read of a caller's bytes is a piece of it, and each of an upstream's
+        self.turn.hurried = self.pause
         self.loop_watch = LoopWatch(
             self.governor, self.live, self.bell, monotonic=monotonic, run_delay=RunDelay(), log=services.log
         )
@@ -146,6 +149,11 @@ class Gateway:
         """Each `TICK_S`."""
         self.loop_watch.tick(now)
         self.door.tick()
+
+    def pause(self) -> None:
+        """In the midst of a turn of the event loop, in none of its tasks."""
+        self.governor.pause(self.services.clock.monotonic(), len(self.live))
+        self.bell.listen()
 
     def overloaded(self) -> Overloaded:
         """Counts one that is refused; the answer for it."""

@@ -23,7 +23,9 @@ the least that it was late, and is steered by the median. If even the least is f
 much: then whoever was refused is not listened to for the second that he was told to wait (`overwhelmed`).
 
 A crowd that arrives at once is not seen by a timer before it is dealt with. So `late_at` is when the present turn of the loop has
-taken three times `max_wait`: what is read later than that has waited too long, whatever `room` says.
+taken three times `max_wait`: what is read later than that has waited too long, whatever `room` says. Nor is whoever was refused then
+listened to for a second (`crowded`): libuv ends a turn only when fewer than a thousand sockets are ready, which those who are refused
+and ask again at once could put off for ever, and no timer would run.
 
 Nobody waits for the end of such a turn to be refused: `doorbell.py`.
 
@@ -66,6 +68,7 @@ class Governor:
         "_refused_before",
         "_span_from",
         "_watchful",
+        "crowded",
         "late_at",
         "late_s",
         "max_in_flight",
@@ -89,7 +92,7 @@ class Governor:
         self._lates_s: list[float] = []  # at the looks of this span, of which there are at most MAX_LOOKS
         self._span_from = 0.0
         self.room = max_in_flight
-        self.shedding = self.overwhelmed = False
+        self.shedding = self.overwhelmed = self.crowded = False
 
     def configure(self, *, max_in_flight: int, max_wait_s: float) -> None:
         """`max_wait_s` 0: only the number counts. What is as it was stays as it is."""
@@ -104,8 +107,13 @@ class Governor:
         """Whether a request that was read at `now` is one too many, where `room` or `late_at` says that it may be."""
         return live >= self.room or (now > self.late_at and live >= FLOOR)
 
+    def pause(self, now: float, live: int) -> None:
+        """Between some pieces of a turn, which may be a long one."""
+        self.crowded = now > self.late_at and live >= FLOOR
+
     def expect(self, due: float) -> None:
         """When the next look is to be."""
+        self.crowded = False
         self._due = due
         self.late_at = due + CROWD * self._max_wait_s if self._watchful else NEVER
 

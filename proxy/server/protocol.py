@@ -118,9 +118,10 @@ class FastCycle:
         if not self.disconnected:
             protocol = self._protocol
             gateway = protocol.gateway
-            if len(gateway.live) >= gateway.governor.room:
+            governor = gateway.governor
+            if governor.crowded or len(gateway.live) >= governor.room:
                 self.refuse(gateway.overloaded())
-                if gateway.governor.overwhelmed:
+                if governor.crowded or governor.overwhelmed:
                     protocol.turn_away()
                 return
             if gateway.addresses.counts and not self._take_seat(gateway):
@@ -280,6 +281,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
         self._seat: str | None = None  # among the connections of its address, where they are counted
         self._alive = False  # the request is `GET /livez`
         self._turned_away = False
+        self._turn = gateway.turn
 
     # -- connection
 
@@ -367,10 +369,13 @@ class FastProtocol(HttpToolsProtocol, Caller):
         if self._lingering:
             return
         known = self._known
-        if known is not None and self._reading_since is None and not self._answering() and self._take_known(known, data):
-            return
-        self._began = None
-        self._feed(data)
+        if known is None or self._reading_since is not None or self._answering() or not self._take_known(known, data):
+            self._began = None
+            self._feed(data)
+        turn = self._turn
+        turn.left -= 1
+        if turn.left <= 0:
+            turn.pause()  # not before: whoever is heard then may be this caller
 
     def _feed(self, data: bytes) -> None:
         try:

@@ -37,7 +37,7 @@ def limit_s(environ: Mapping[str, str]) -> float:
 
 
 class Watchdog(threading.Thread):
-    """Looks whether `ticks`, which the event loop counts ten times a second, moves; None: it is being stopped, and may stand still.
+    """Looks whether `ticks`, which the event loop counts ten times a second or more, moves; None: it is being stopped, and may stand still.
     Start it in the main thread when the loop runs."""
 
     def __init__(

@@ -68,7 +68,7 @@ def work(post: Post, settings: Settings, read: Callable[[], Settings], *, look_a
             runtime.hang_up()
         if hang_s := limit_s(os.environ):
             # the supervisor is quicker, and outside; this is for when it is gone
-            Watchdog(lambda: runtime.ticks, limit_s=2 * hang_s).start()
+            Watchdog(lambda: runtime.signs_of_life, limit_s=2 * hang_s).start()
         post.pulse.serves(seat.index)
 
     server = _Server(application, post, runtime, on_started=ready)

@@ -24,6 +24,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.config.settings import PerAddress
+from proxy.core.turn import PIECES
 from proxy.server import protocol
 from proxy.server.doorbell import Doorbell
 from proxy.server.overload import Governor
@@ -258,6 +259,16 @@ def test_in_the_midst_of_a_long_turn_a_fault_costs_the_caller_that_it_came_with_
         assert read_answer(unlucky)[0] == 0
 
 
+def test_what_callers_send_are_pieces_of_a_turn_and_signs_that_the_loop_does_not_hang(fast: Proxy) -> None:
+    signs, ticks = fast.runtime.signs_of_life, fast.runtime.ticks
+    with connect(fast.port) as connection:
+        for _ in range(2 * PIECES):
+            connection.sendall(ALIVE)
+            assert read_answer(connection)[0] == 200
+    assert None not in (signs, ticks, fast.runtime.signs_of_life, fast.runtime.ticks)
+    assert (fast.runtime.signs_of_life or 0) - (signs or 0) > (fast.runtime.ticks or 0) - (ticks or 0)
+
+
 def test_the_connection_of_a_refused_request_stays(fast: Proxy) -> None:
     proxy = fast
     with as_many_as_may(proxy) as streams, connect(proxy.port) as connection:
@@ -284,17 +295,22 @@ def test_a_large_body_is_not_waited_for_when_it_will_be_refused(fast: Proxy) -> 
             connection.recv(1)
 
 
+@pytest.mark.parametrize("crowded", [False, True], ids=["at all looks", "in this turn"])
 def test_who_was_refused_is_not_listened_to_for_a_while_when_refusing_is_too_much(
-    fast: Proxy, monkeypatch: pytest.MonkeyPatch
+    fast: Proxy, monkeypatch: pytest.MonkeyPatch, crowded: bool
 ) -> None:
     monkeypatch.setattr(protocol, "RETRY_AFTER_S", 0.5)
     monkeypatch.setattr(Governor, "look", lambda *_: False)  # or it would see that there is nothing to do
+    monkeypatch.setattr(Governor, "expect", lambda *_: None)
     governor = fast.runtime.gateway.governor
     with connect(fast.port) as connection:
-        governor.room, governor.overwhelmed = 0, True
+        if crowded:
+            governor.crowded = True
+        else:
+            governor.room, governor.overwhelmed = 0, True
         connection.sendall(GOOD)
         assert read_answer(connection)[0] == 503
-        governor.room, governor.overwhelmed = governor.max_in_flight, False
+        governor.room, governor.overwhelmed, governor.crowded = governor.max_in_flight, False, False
         began = time.monotonic()
         connection.sendall(GOOD)
         assert read_answer(connection)[0] == 200

@@ -203,6 +203,27 @@ def test_what_is_read_when_the_turn_has_lasted_too_long_is_refused_whatever_room
 
 
 @unit
+@pytest.mark.parametrize(
+    ("max_wait_s", "live", "late_s", "crowded"),
+    [
+        (MAX_WAIT_S, FLOOR, CROWD * MAX_WAIT_S + 0.01, True),
+        (MAX_WAIT_S, FLOOR, CROWD * MAX_WAIT_S - 0.01, False),
+        (MAX_WAIT_S, FLOOR - 1, 10.0, False),
+        (0.0, 4000, 10.0, False),
+    ],
+)
+def test_a_turn_that_lasts_too_long_is_a_crowd_until_the_next_look(
+    max_wait_s: float, live: int, late_s: float, crowded: bool
+) -> None:
+    governor = Governor(max_wait_s=max_wait_s)
+    governor.expect(10.0)
+    governor.pause(10.0 + late_s, live)
+    assert governor.crowded is crowded
+    governor.expect(30.0)
+    assert not governor.crowded
+
+
+@unit
 def test_a_wait_of_zero_means_that_only_the_number_counts() -> None:
     world = World(Governor(max_in_flight=100, max_wait_s=0.0), live=99)
     for _ in range(100):
