@@ -25,6 +25,7 @@ from proxy.config.settings import Settings
 from proxy.runtime import Runtime
 from proxy.server.lifecycle import DrainingServer
 from proxy.server.protocol import FastProtocol
+from proxy.torture.upstream import Upstream
 from tests import prices
 from tests.e2e.client import Client, until
 
@@ -135,3 +136,8 @@ class Process:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
+
+
+def billed_calls(upstream: Upstream) -> int:
+    """How often it was asked for an answer. Checks of its health come when they come."""
+    return sum(count for name, count in upstream.requests.items() if not name.startswith("GET "))
