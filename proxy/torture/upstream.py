@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 PAUSE_S = 0.05  # between the pieces of what drips or pings
 READ_S = 0.1  # for the gateway to have read what was sent: a reset throws away what it has not
@@ -271,10 +272,12 @@ class Upstream:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         tasks: set[asyncio.Task[None]] = set()
+        transports: WeakSet[asyncio.WriteTransport] = WeakSet()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
             self._writers.add(writer)
+            transports.add(writer.transport)
             task = asyncio.ensure_future(self._serve(reader, writer, self.connections))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -286,6 +289,9 @@ class Upstream:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for transport in list(transports):
+            transport.abort()  # one with bytes that nobody reads would stay open
+        await asyncio.sleep(0)  # their sockets are closed in the next turn
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int) -> None:
         nth = 0
