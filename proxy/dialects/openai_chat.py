@@ -24,6 +24,7 @@ from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.target import Quirks, Target
 from proxy.core.usage import Usage
 from proxy.dialects.base import MAX_KEPT_TEXT_BYTES, OutboundRequest, WholeAnswer
+from proxy.dialects.chunk_template import ChunkTemplate, template_of
 from proxy.dialects.openai_errors import decode_error, error_from_object
 from proxy.dialects.openai_replay import with_call_ids, without_fields
 from proxy.wire.sse import MAX_EVENT_BYTES, EventTooLarge, SseSplitter, event_data
@@ -31,6 +32,7 @@ from proxy.wire.sse import MAX_EVENT_BYTES, EventTooLarge, SseSplitter, event_da
 UsageReader = Callable[[dict[str, Any], Quirks], Usage | None]
 
 MAX_MALFORMED_EVENTS = 3
+FIRST_LEARNT = 4  # events of a stream, after which it is worth knowing what they have in common
 _TEXTS_HELD, _LONG_READ_BYTES = 64, 8192  # so what waits to be taken in is at most half a megabyte
 DONE = b"data: [DONE]\n\n"
 # fields of a delta or a message that are content: any of them, when it holds something, commits the answer
@@ -53,6 +55,7 @@ FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "stop_sequence": "stop"}
 # Within a string of JSON its quotes would be escaped, so this is a member and its value wherever it stands.
 _FOREIGN_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(%b)"' % "|".join(FINISH_REASONS).encode())
 _ONLY_OBJECTS = {dict}
+_BETWEEN_BYTES = len(b"\n\ndata: {") - len(b",{")
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 
 
@@ -170,9 +173,11 @@ class ChatStream:
         "_foreign_reason",
         "_include_usage",
         "_kept",
+        "_learn_at",
         "_quirks",
         "_read_usage",
         "_splitter",
+        "_template",
         "_text_bytes",
         "_texts",
         "committed",
@@ -193,6 +198,8 @@ class ChatStream:
         self._splitter = SseSplitter()
         self._aligned = False  # what comes next begins an event
         self._foreign_reason = False  # a finish reason came that OpenAI does not know
+        self._template: ChunkTemplate | None = None
+        self._learn_at = FIRST_LEARNT  # events
         self._texts: list[str] = []  # content that has come and is not yet in
         self._kept = bytearray()
         self._text_bytes = 0
@@ -210,6 +217,13 @@ class ChatStream:
         if self.done or self.error is not None:
             return b""
         if self._aligned and data.startswith(b"data: {") and data.endswith(b"}\n\n"):
+            if self._template is not None and (texts := self._template.texts_of(data)) is not None:
+                self.events += len(texts)
+                held = self._texts
+                held += texts
+                if len(held) >= _TEXTS_HELD or len(data) > _LONG_READ_BYTES:
+                    self._take_in()
+                return data
             chunks = _chunks_of(data)
             if chunks is not None:
                 return self._pass_chunks(data, chunks)
@@ -291,6 +305,8 @@ class ChatStream:
         self.events += len(chunks)
         if odd <= index:
             self.committed = True
+        if self.events >= self._learn_at and not held_back:
+            self._learn(data, chunks[-1])
         if len(texts) >= _TEXTS_HELD or len(data) > _LONG_READ_BYTES:
             self._take_in()
         if self._foreign_reason:
@@ -300,6 +316,19 @@ class ChatStream:
         events = data.split(b"\n\n")
         stop = held_back[-1] if self.error is not None else len(chunks)
         return b"".join([event + b"\n\n" for index, event in enumerate(events[:stop]) if index not in held_back])
+
+    def _learn(self, data: bytes, chunk: dict[str, Any]) -> None:
+        """From the last event of a read, if it is a piece of text and nothing else: those that come may be like it. What proves wrong is
+        learnt anew when twice as much has come."""
+        self._learn_at = 2 * self.events
+        try:
+            (choice,) = chunk["choices"]
+            told = [name for name, value in choice["delta"].items() if value and name != "role"]
+            alone = len(told) == 1 and not choice.get("finish_reason") and not chunk.get("usage")
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return
+        if alone and "error" not in chunk and "x_groq" not in chunk:
+            self._template = template_of(data.rpartition(b"\n\ndata: ")[2].removeprefix(b"data: ")[:-2], chunk)
 
     @property
     def text(self) -> bytearray:
@@ -464,21 +493,19 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 def _chunks_of(data: bytes) -> list[dict[str, Any]] | None:
     """The JSON objects of `data: {…}\\n\\n` events, parsed together; None when the bytes hold anything but such events."""
-    if b"\r" in data:
+    if b"\r" in data or len(data) > MAX_EVENT_BYTES:
         return None
-    line_ends = data.count(b"\n")
+    events = data[6:-2]
+    values = events.replace(b"\n\ndata: {", b",{")
+    if b"\n" in values:
+        return None
     try:
-        if line_ends == 2:
-            chunk = orjson.loads(data[6:-2])
-            return [chunk] if type(chunk) is dict else None
-        if len(data) <= MAX_EVENT_BYTES and line_ends == 2 * data.count(b"\n\ndata: {") + 2:
-            chunks = orjson.loads(b"[%b]" % data[6:-2].replace(b"\n\ndata: ", b","))
-        else:
-            return None
+        chunks = orjson.loads(b"[%b]" % values)
     except orjson.JSONDecodeError:
         return None
     # as many values as events: then no event is half of another
-    return chunks if 2 * len(chunks) == line_ends and set(map(type, chunks)) == _ONLY_OBJECTS else None
+    whole = (len(chunks) - 1) * _BETWEEN_BYTES == len(events) - len(values)
+    return chunks if whole and set(map(type, chunks)) == _ONLY_OBJECTS else None
 
 
 def with_known_reasons(passed: bytes) -> bytes:
