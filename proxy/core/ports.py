@@ -72,6 +72,9 @@ class UpstreamResponse(Protocol):
     def reused(self) -> bool:
         """It came over a connection that had served before."""
 
+    def at_hand(self) -> bytes | None:
+        """The whole body, if all of it has come and none was read; then there is no more. None: it is to be read."""
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         """Hand the body to `consume`, piece by piece as it arrives, until it returns False; true when the body has ended.
 

@@ -91,14 +91,14 @@ class OpenAIChat:
         first = choices[0]
         finish_reason = first.get("finish_reason")
         passed = mended
-        if any(type(choice) is dict and _is_foreign(choice.get("finish_reason")) for choice in choices):
+        if _is_foreign(finish_reason) or (len(choices) > 1 and _any_foreign(choices)):
             passed = with_known_reasons(mended)
             finish_reason = FINISH_REASONS[finish_reason] if _is_foreign(finish_reason) else finish_reason
         return WholeAnswer(
-            body=passed,
-            usage=self._read_usage(usage, target.quirks) if type(usage) is dict else None,
-            finish_reason=finish_reason if type(finish_reason) is str and finish_reason else None,  # Snowflake says ""
-            mended=mended is not body,
+            passed,
+            self._read_usage(usage, target.quirks) if type(usage) is dict else None,
+            finish_reason if type(finish_reason) is str and finish_reason else None,  # Snowflake says ""
+            mended is not body,
         )
 
     def text_of(self, body: bytes) -> bytes:
@@ -515,6 +515,10 @@ def with_known_reasons(passed: bytes) -> bytes:
 
 def _is_foreign(reason: object) -> TypeGuard[str]:
     return type(reason) is str and reason in FINISH_REASONS
+
+
+def _any_foreign(choices: list[Any]) -> bool:
+    return any(type(choice) is dict and _is_foreign(choice.get("finish_reason")) for choice in choices)
 
 
 def parse_mending(raw: bytes) -> tuple[Any, bytes | None]:

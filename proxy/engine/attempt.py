@@ -140,7 +140,8 @@ class Attempt:
             if content_type.startswith((b"text/html", b"text/event-stream")):
                 what = content_type.decode("latin-1")[:60]
                 raise UpstreamError(ErrorClass.BAD_CONTENT_TYPE, f"answered with {what}", status=status)
-            return self._whole(await self._read_body(response, request), request)
+            body = response.at_hand()
+            return self._whole(await self._read_body(response, request) if body is None else body, request)
         start = b""
         if not content_type.startswith(self._dialect.stream_type):
             start = await self._first_bytes(response, content_type)

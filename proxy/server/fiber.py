@@ -128,7 +128,10 @@ class Fiber:
             self._loop.call_exception_handler({"message": "a request's fiber failed", "exception": fault})
 
 
-def new_waiter() -> Fiber | asyncio.Future[None]:
-    """To be awaited at once, by whoever asks: inside a fiber the fiber itself, which then runs on as soon as it is told, else a future."""
-    task: Any = asyncio.current_task()
-    return task if type(task) is Fiber else asyncio.get_running_loop().create_future()
+def new_waiter(loop: asyncio.AbstractEventLoop) -> Fiber | asyncio.Future[None]:
+    """To be awaited at once, by whoever asks: inside a fiber the fiber itself, which then runs on as soon as it is told, else a future.
+
+    `loop` is the running one: to ask asyncio which that is takes a system call.
+    """
+    task: Any = asyncio.current_task(loop)
+    return task if type(task) is Fiber else loop.create_future()

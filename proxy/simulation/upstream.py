@@ -114,6 +114,9 @@ class ScriptedResponse:
         self._breaks = breaks
         self._begun = False
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         while data := await self.read():
             if not consume(data):

@@ -80,12 +80,12 @@ class _Sampler:
             return None
         if "const" in schema:
             return schema["const"]
-        if schema.get("enum"):
+        if _has_items(schema.get("enum")):
             return schema["enum"][0]
         if isinstance(schema.get("$ref"), str):
             return self.value(_referred(schema["$ref"], self._root), depth + 1)
         for union in ("anyOf", "oneOf", "allOf"):
-            if schema.get(union):
+            if _has_items(schema.get(union)):
                 return self.value(schema[union][0], depth + 1)
         kind = schema.get("type")
         if isinstance(kind, list):
@@ -112,6 +112,10 @@ class _Sampler:
         return {
             str(name): self.value(known.get(name, {}), depth + 1) for name in (required if isinstance(required, list) else ())
         }
+
+
+def _has_items(value: Any) -> bool:
+    return isinstance(value, list) and value != []
 
 
 def _number(schema: dict[str, Any], kind: str) -> int | float:

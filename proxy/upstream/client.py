@@ -139,6 +139,9 @@ class HttpxResponse:
         size = sum(len(name) + len(value) + 4 for name, value in self.headers)
         return size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS or not 200 <= self.status <= 599
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         while data := await self.read():
             if not consume(data):

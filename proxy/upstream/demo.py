@@ -96,6 +96,9 @@ class DemoResponse:
         self._pause_s, self._then_s = slow
         self._cut = cut
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         while data := await self.read():
             if not consume(data):
@@ -140,9 +143,9 @@ def _tool_calls(request: dict[str, Any]) -> list[dict[str, Any]]:
     offered = [function for function in tools if isinstance(function, dict)]
     if not offered or choice == "none" or answered:
         return []
-    if isinstance(choice, dict):
-        forced = (choice.get("function") or {}).get("name")
-        offered = [function for function in offered if function.get("name") == forced] or offered
+    match choice:
+        case {"function": {"name": forced}}:
+            offered = [function for function in offered if function.get("name") == forced] or offered
     names = offered[:1]
     if "parallel" in prompt_text(request).lower() and request.get("parallel_tool_calls") is not False:
         names = (offered * 2)[:2]

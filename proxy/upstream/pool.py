@@ -15,6 +15,7 @@ import errno
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from urllib.parse import unquote, urlsplit
 
 from proxy.core.errors import ErrorClass, UpstreamError
@@ -28,8 +29,8 @@ from proxy.upstream.tls import client_context
 MAX_ADDRESSES = 4  # tried of those that a name has
 
 
-def _future() -> Waiter:
-    return asyncio.get_running_loop().create_future()
+def _future(loop: asyncio.AbstractEventLoop) -> Waiter:
+    return loop.create_future()
 
 
 class NativeTransport:
@@ -43,7 +44,7 @@ class NativeTransport:
         clock: Clock,
         *,
         resolver: Callable[[str], Awaitable[Sequence[str]]] | None = None,
-        new_waiter: Callable[[], Waiter] = _future,
+        new_waiter: Callable[[asyncio.AbstractEventLoop], Waiter] = _future,
         max_idle_per_origin: int = 256,
         idle_s: float = 55.0,
     ) -> None:
@@ -151,7 +152,7 @@ class NativeTransport:
         deadline = loop.time() + timeout_s
         addresses = list(await self._resolve(host))[:MAX_ADDRESSES]
         for left in range(len(addresses), 0, -1):
-            connection = Connection(self, origin, self._new_waiter, self.turn)
+            connection = Connection(self, origin, partial(self._new_waiter, loop), self.turn)
             try:
                 async with asyncio.timeout((deadline - loop.time()) / left if left > 1 else None):
                     await loop.create_connection(

@@ -120,6 +120,11 @@ class NativeResponse:
             self._raise()
         return b""
 
+    def at_hand(self) -> bytes | None:
+        if self._ended and self._fault is None and not self._taken_bytes:
+            return self._take() if self._chunks else b""
+        return None
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         """The body to `consume` as it arrives, straight from the socket's callback, until it returns False; true at the body's end.
 

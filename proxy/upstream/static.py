@@ -45,6 +45,10 @@ class StaticResponse:
         self.headers = headers
         self._body = body
 
+    def at_hand(self) -> bytes | None:
+        data, self._body = self._body, b""
+        return data
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         data = await self.read()
         return not data or consume(data)

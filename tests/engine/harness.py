@@ -96,6 +96,9 @@ class Response:
         self._call = call
         self._pieces = list(reply.pieces)
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         while data := await self.read():
             if not consume(data):

@@ -68,6 +68,9 @@ class Answer:
         body, self._body = self._body, b""
         return body
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def pump(self, consume: Callable[[bytes], bool]) -> bool:
         return consume(await self.read())
 

@@ -48,7 +48,7 @@ async def started(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any
 def test_the_first_step_is_taken_by_start_and_the_next_by_whoever_tells_the_waiter(stage: Stage) -> None:
     async def work() -> None:
         stage.seen.append("started")
-        waiter = new_waiter()
+        waiter = new_waiter(asyncio.get_running_loop())
         assert isinstance(waiter, Fiber)
         await waiter
         stage.seen.append("resumed")
@@ -84,7 +84,7 @@ def test_it_is_the_current_task_and_only_while_it_runs(stage: Stage) -> None:
 
 def test_outside_a_fiber_a_waiter_is_a_future(stage: Stage) -> None:
     async def scene(loop: asyncio.AbstractEventLoop) -> None:
-        assert isinstance(new_waiter(), asyncio.Future)
+        assert isinstance(new_waiter(asyncio.get_running_loop()), asyncio.Future)
 
     stage.play(scene)
 
@@ -110,7 +110,7 @@ def test_futures_are_awaited_as_by_any_task(stage: Stage) -> None:
 def test_an_exception_for_the_waiter_is_raised_where_it_is_awaited(stage: Stage) -> None:
     async def work() -> None:
         try:
-            await new_waiter()
+            await new_waiter(asyncio.get_running_loop())
         except ValueError as fault:
             stage.seen.append(str(fault))
 
@@ -128,7 +128,7 @@ def test_it_is_cancelled_wherever_it_waits_and_may_go_on(stage: Stage, how: str)
         try:
             if how == "running":
                 fiber.cancel()
-            await (loop.create_future() if how == "future" else new_waiter())
+            await (loop.create_future() if how == "future" else new_waiter(asyncio.get_running_loop()))
         except asyncio.CancelledError:
             stage.seen.append(("cancelled", fiber.cancelling(), fiber.uncancel()))
         await asyncio.sleep(0)
@@ -148,7 +148,7 @@ def test_it_is_cancelled_wherever_it_waits_and_may_go_on(stage: Stage, how: str)
 def test_news_that_comes_after_a_cancellation_does_not_undo_it(stage: Stage) -> None:
     async def work() -> None:
         try:
-            await new_waiter()
+            await new_waiter(asyncio.get_running_loop())
             stage.seen.append("news")
         except asyncio.CancelledError:
             stage.seen.append("cancelled")
@@ -170,7 +170,7 @@ def test_inside_a_task_a_step_is_put_off_until_that_has_had_its_own(stage: Stage
     async def work() -> None:
         stage.seen.append("started")
         try:
-            await new_waiter()
+            await new_waiter(asyncio.get_running_loop())
         except ValueError as fault:
             stage.seen.append(str(fault))
 
@@ -190,7 +190,7 @@ def test_time_limits_hold_inside(stage: Stage) -> None:
     async def work() -> None:
         try:
             async with asyncio.timeout(0):
-                await new_waiter()
+                await new_waiter(asyncio.get_running_loop())
         except TimeoutError:
             stage.seen.append("timeout")
         async with asyncio.timeout(10):
@@ -208,7 +208,7 @@ def test_time_limits_hold_inside(stage: Stage) -> None:
 def test_a_message_of_the_cancellation_arrives(stage: Stage) -> None:
     async def work(park: bool, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            await (new_waiter() if park else loop.create_future())
+            await (new_waiter(asyncio.get_running_loop()) if park else loop.create_future())
         except asyncio.CancelledError as error:
             stage.seen.append(error.args)
 

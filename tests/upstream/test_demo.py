@@ -191,6 +191,20 @@ async def test_a_json_schema_is_satisfied(demo: DemoTransport) -> None:
     }
 
 
+@pytest.mark.parametrize("choice", [{"type": "function", "function": "get_time"}, {"function": None}, {}, "get_time"])
+async def test_a_forced_tool_that_makes_no_sense_is_as_none(choice: Any, demo: DemoTransport) -> None:
+    (call,) = (await whole(demo, tools=[WEATHER, TIME], tool_choice=choice)).choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+
+
+@pytest.mark.parametrize(
+    "schema", [{"enum": 5}, {"enum": {"a": 1}}, {"anyOf": 5}, {"oneOf": {"a": 1}}, {"allOf": "x"}, {"type": {}}]
+)
+def test_a_schema_that_makes_no_sense_has_an_example_all_the_same(schema: Any) -> None:
+    assert orjson.dumps(example({"type": "object", "properties": {"a": schema}, "required": ["a"]}))
+
+
 def test_a_schema_that_refers_to_itself_ends() -> None:
     names = [f"p{number}" for number in range(50)]
     schema: dict[str, Any] = {"type": "object", "properties": {name: {"$ref": "#"} for name in names}, "required": names}
