@@ -22,46 +22,54 @@ _MARKS = (b"~", b"-", b"+")  # one of them is not what stood there
 class ChunkTemplate:
     """Made by `template_of`."""
 
-    __slots__ = ("_around", "_head", "_middle", "_tail")
+    __slots__ = ("_around", "_end", "_head", "_middle", "_start", "_tail")
 
     def __init__(self, head: bytes, middle: bytes, tail: bytes) -> None:
         """`middle` is empty where there is no filler."""
         self._head = head
         self._middle = middle
         self._tail = tail
+        self._start, self._end = len(head), -len(tail)
         self._around = len(head) + len(tail)
 
     def texts_of(self, data: bytes) -> list[str] | None:
         """The text of each event, where `data` is whole events of this kind and nothing else; None where it is not."""
-        head, tail, around = self._head, self._tail, self._around
-        size = len(data)
-        if not data.endswith(tail) or not data.startswith(head) or size < around:
+        tail = self._tail
+        if not data.endswith(tail) or not data.startswith(self._head):
             return None
-        if size < 2 * around:
-            strings = [data[len(head) : -len(tail)]]
-        else:
-            strings = [event.removeprefix(head) for event in data.split(tail)]
-            strings.pop()  # what follows on the last
-            if sum(map(len, strings)) != size - len(strings) * around:  # one of them does not begin so
-                return None
-        return self._read(strings) if not self._middle else self._read_filled(strings)
-
-    def _read_filled(self, strings: list[bytes]) -> list[str] | None:
-        halves = [string.partition(self._middle) for string in strings]
-        fillers = [filler for _, middle, filler in halves if middle]
-        texts = self._read([piece for piece, _, _ in halves] + fillers)
-        return texts[: len(strings)] if texts is not None and len(fillers) == len(strings) else None
-
-    def _read(self, strings: list[bytes]) -> list[str] | None:
-        """What they say, if each is one string of JSON."""
-        joined = b'","'.join(strings)
+        size, around = len(data), self._around
         try:
-            if b"\\" in joined:  # at the end of a string it would make the next quote a part of it
-                return [orjson.loads(b'"%b"' % string) for string in strings]
-            texts: list[str] = orjson.loads(b'["%b"]' % joined)
+            if size >= 2 * around:
+                head = self._head
+                strings = [event.removeprefix(head) for event in data.split(tail)]
+                strings.pop()  # what follows on the last
+                if sum(map(len, strings)) != size - len(strings) * around:
+                    return None  # one of them does not begin so
+                return _read_filled(strings, self._middle) if self._middle else _read(strings)
+            if size < around:
+                return None
+            string = data[self._start : self._end]
+            return _read_filled([string], self._middle) if self._middle else [orjson.loads(b'"%b"' % string)]
         except orjson.JSONDecodeError:
             return None
-        return texts if len(texts) == len(strings) else None  # else a quote where none may be
+
+
+def _read_filled(strings: list[bytes], middle: bytes) -> list[str] | None:
+    halves = [string.partition(middle) for string in strings]
+    fillers = [filler for _, found, filler in halves if found]
+    if len(fillers) != len(strings):
+        return None
+    texts = _read([piece for piece, _, _ in halves] + fillers)
+    return None if texts is None else texts[: len(strings)]
+
+
+def _read(strings: list[bytes]) -> list[str] | None:
+    """What they say; None, or JSONDecodeError, if one of them is not what stands between the quotes of a string of JSON."""
+    joined = b'","'.join(strings)
+    if b"\\" in joined:  # at the end of one it would make the next quote a part of it
+        return [orjson.loads(b'"%b"' % string) for string in strings]
+    texts: list[str] = orjson.loads(b'["%b"]' % joined)
+    return texts if len(texts) == len(strings) else None  # else a quote where none may be
 
 
 def template_of(event: bytes, chunk: dict[str, Any]) -> ChunkTemplate | None:

@@ -216,7 +216,7 @@ class ChatStream:
     def feed(self, data: bytes) -> bytes:
         if self.done or self.error is not None:
             return b""
-        if self._aligned and data.startswith(b"data: {") and data.endswith(b"}\n\n"):
+        if self._aligned:
             if self._template is not None and (texts := self._template.texts_of(data)) is not None:
                 self.events += len(texts)
                 held = self._texts
@@ -224,9 +224,10 @@ class ChatStream:
                 if len(held) >= _TEXTS_HELD or len(data) > _LONG_READ_BYTES:
                     self._take_in()
                 return data
-            chunks = _chunks_of(data)
-            if chunks is not None:
-                return self._pass_chunks(data, chunks)
+            if data.startswith(b"data: {") and data.endswith(b"}\n\n"):
+                chunks = _chunks_of(data)
+                if chunks is not None:
+                    return self._pass_chunks(data, chunks)
         out = self._feed_events(data)
         self._aligned = self._splitter.between_events
         return out
