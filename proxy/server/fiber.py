@@ -68,7 +68,7 @@ class Fiber:
     # -- what a waiter can do, for the one who parked on it
 
     def __await__(self) -> Generator[Any, None, None]:
-        yield self
+        return iter((self,))  # type: ignore[return-value]  # what `yield self` comes to, with nothing to resume
 
     def done(self) -> bool:
         return not self._parked
