@@ -228,6 +228,11 @@ class ChatStream:
                 chunks = _chunks_of(data)
                 if chunks is not None:
                     return self._pass_chunks(data, chunks)
+        if len(data) > _LONG_READ_BYTES:
+            # many events, and perhaps but a part of the first or the last: the others are whole
+            end = (data.rfind(b"\n\n") if self._aligned else data.find(b"\n\n")) + 2
+            if 1 < end < len(data):
+                return self.feed(data[:end]) + self.feed(data[end:])
         out = self._feed_events(data)
         self._aligned = self._splitter.between_events
         return out

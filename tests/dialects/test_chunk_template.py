@@ -178,3 +178,20 @@ def _told(reads: list[bytes], learn_at: int) -> tuple[Any, ...]:
         stream.done,
         error,
     )
+
+
+@pytest.mark.property
+@given(
+    texts=st.lists(_TEXTS | st.just("word"), min_size=1, max_size=4),
+    sizes=st.lists(st.integers(1, 40_000), min_size=1, max_size=6),
+)
+def test_long_reads_that_end_anywhere_come_to_the_same(texts: list[str], sizes: list[int]) -> None:
+    whole = b"".join([event(chunk(text)) for text in texts]) * 200 + b"data: [DONE]\n\n"
+    reads, at = [], 0
+    while at < len(whole):
+        size = max(sizes[len(reads) % len(sizes)], len(whole) // 50)
+        reads.append(whole[at : at + size])
+        at += len(reads[-1])
+    cut, uncut = _told(reads, openai_chat.FIRST_LEARNT), _told([whole], 10**9)
+    assert b"".join(cut[0]) + cut[1] == b"".join(uncut[0]) + uncut[1]
+    assert cut[2:] == uncut[2:]
