@@ -108,6 +108,15 @@ class Evidence:
     moves: Sequence[Record] = ()
     pace: Pace = field(default_factory=lambda: Pace(None))
     compare: Sequence[Target] = ()
+    direct: dict[tuple[str, str], Target] = field(default_factory=dict)  # made so far
+
+    def target(self, provider: str | None, model: str | None) -> Target | None:
+        """As it would be called directly; None: there is no such provider any more, or no model."""
+        if not provider or not model or provider not in self.settings.providers:
+            return None
+        if (provider, model) not in self.direct:
+            self.direct[provider, model] = self.settings.direct(provider, model)
+        return self.direct[provider, model]
 
     def source(self, group_by: str, filters: Mapping[str, str] | None = None, *, since_ms: int | None = None) -> str:
         return f"/api/v1/usage?{urlencode({'group_by': group_by, **self._span(since_ms), **(filters or {})}, safe=',:/*')}"
@@ -231,8 +240,7 @@ def _target_and_others(evidence: Evidence, row: Record) -> tuple[Target | None, 
     name, found = _name(row), _chain_of(evidence.settings, row)
     targets = list(found.targets) if found is not None else []
     mine = next((target for target in targets if target.name == name), None)
-    if mine is None and row["provider"] in evidence.settings.providers and row["model"]:
-        mine = evidence.settings.direct(row["provider"], row["model"])
+    mine = mine or evidence.target(row["provider"], row["model"])
     given = evidence.compare if row["output_tokens"] else ()  # they write, and this row's calls only embed
     others = {other.name: other for other in (*targets, *given) if other.name != name and usable(other)}
     return mine, [other for other in others.values() if other.provider.transport != "demo"]
@@ -436,9 +444,8 @@ def _cache_writes(evidence: Evidence) -> Iterator[Advice]:
 
 
 def _rates_of(evidence: Evidence, row: Record) -> Rates | None:
-    if row["provider"] not in evidence.settings.providers or not row["model"]:
-        return None
-    return evidence.prices(evidence.settings.direct(row["provider"], row["model"]))
+    target = evidence.target(row["provider"], row["model"])
+    return None if target is None else evidence.prices(target)
 
 
 # -- who is not needed

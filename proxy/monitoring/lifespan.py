@@ -127,7 +127,8 @@ def profile(days: Iterable[tuple[float, float]], now: float) -> Profile | None:
     """
     sums: dict[int, float] = {}
     for start, value in days:
-        sums[round(start / DAY_S)] = sums.get(round(start / DAY_S), 0.0) + value
+        number = round(start / DAY_S)
+        sums[number] = sums.get(number, 0.0) + value
     yesterday = int(now // DAY_S) - 1
     began = min((number for number, value in sums.items() if value > 0), default=None)
     if began is None or began > yesterday + 1:
@@ -144,8 +145,8 @@ def profile(days: Iterable[tuple[float, float]], now: float) -> Profile | None:
         return Profile(mean)
     weekdays = [0.0] * WEEK
     for number in counted:
-        weekdays[_weekday(number * DAY_S)] += sums.get(number, 0.0) / mean / (count // WEEK)
-    return Profile(mean, tuple(weekdays))
+        weekdays[_weekday_of(number)] += sums.get(number, 0.0)
+    return Profile(mean, tuple([together / mean / (count // WEEK) for together in weekdays]))
 
 
 def observed(days: Sequence[Day], now: float) -> Rate | None:
@@ -371,8 +372,13 @@ def _keys(quotas: Iterable[Rationed]) -> int:
 
 
 def _weekday(wall: float) -> int:
-    """Monday is 0; 1970 began on a Thursday."""
-    return int(wall // DAY_S + 3) % WEEK
+    """Monday is 0."""
+    return _weekday_of(int(wall // DAY_S))
+
+
+def _weekday_of(day: int) -> int:
+    """1970 began on a Thursday."""
+    return (day + 3) % WEEK
 
 
 def _midnight_after(wall: float) -> float:

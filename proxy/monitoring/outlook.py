@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -23,7 +23,13 @@ class Days(Protocol):
     """What is asked of the ledger; see `storage/queries.py`."""
 
     async def used_by_day(
-        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
+        self,
+        group: str | None,
+        since_ms: int,
+        until_ms: int | None = None,
+        *,
+        filters: Mapping[str, str] = ...,
+        among: Sequence[str | None] = ...,
     ) -> list[UsedOnDay]: ...
 
 
@@ -42,9 +48,16 @@ class Pace:
         return month_end_nusd(spent_nusd, daily or Profile(0.0), wall, end)
 
 
-async def read_pace(ledger: Days, wall: float, *, scope: str | None = None, filters: Mapping[str, str] | None = None) -> Pace:
-    """Of everything, or of each `scope` (provider, client, department, agent) besides."""
-    rows = await ledger.used_by_day(scope, _window_ms(wall), None, filters=filters or {})
+async def read_pace(
+    ledger: Days,
+    wall: float,
+    *,
+    scope: str | None = None,
+    filters: Mapping[str, str] | None = None,
+    among: Sequence[str | None] = (),
+) -> Pace:
+    """Of everything, or of each `scope` (provider, client, department, agent) besides. `among`: only these, which then are everything."""
+    rows = await ledger.used_by_day(scope, _window_ms(wall), None, filters=filters or {}, among=among)
     if not rows:
         return Pace(None)
     named: dict[str | None, list[tuple[float, float]]] = {}
@@ -63,10 +76,10 @@ async def read_spending_pace(ledger: Spent, wall: float, filters: Mapping[str, s
     return Pace(profile([(_begin(day), float(cost)) for day, cost in days], wall) or Profile(0.0))
 
 
-async def read_rates(ledger: Days, wall: float, group: str) -> dict[str, Rate | None]:
-    """How much is asked of each provider or chain, as quotas count it: attempts that were sent, and their tokens."""
+async def read_rates(ledger: Days, wall: float, group: str, among: Sequence[str]) -> dict[str, Rate | None]:
+    """How much is asked of each of these providers or chains, as quotas count it: attempts that were sent, and their tokens."""
     days: dict[str, list[Day]] = {}
-    for day, name, attempts, tokens, _ in await ledger.used_by_day(group, _window_ms(wall), None, filters={}):
+    for day, name, attempts, tokens, _ in await ledger.used_by_day(group, _window_ms(wall), None, filters={}, among=among):
         if name is not None:
             days.setdefault(name, []).append(Day(_begin(day), attempts, tokens))
     return {name: observed(each, wall) for name, each in days.items()}

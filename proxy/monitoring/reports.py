@@ -355,7 +355,8 @@ async def budgets(picture: Picture, ledger: Ledger) -> Record:
             own = await read_spending_pace(ledger, picture.wall, {"agent": budget.name or "", "task": JUDGE_TASK})
         elif budget.scope != "total" and budget.resets is not None and pace.whole is not None:
             if budget.scope not in paces:
-                paces[budget.scope] = await read_pace(ledger, picture.wall, scope=budget.scope)
+                names = [each.name for each in picture.budgets if each.scope == budget.scope]
+                paces[budget.scope] = await read_pace(ledger, picture.wall, scope=budget.scope, among=names)
             own = Pace(paces[budget.scope].by_name.get(budget.name) or Profile(0.0))
         end = own.by_the_end(budget.spent_nusd, wall=picture.wall, end=budget.resets)
         found.append(
@@ -386,7 +387,9 @@ async def quotas(
     """
     if not picture.quotas:
         return {"data": [], "chains": []}
-    asked, through = await read_rates(ledger, picture.wall, "provider"), await read_rates(ledger, picture.wall, "chain")
+    providers = list(dict.fromkeys([quota.provider for quota in picture.quotas]))
+    asked = await read_rates(ledger, picture.wall, "provider", providers)
+    through = await read_rates(ledger, picture.wall, "chain", list(picture.settings.chains)) if picture.settings.chains else {}
 
     def rate_of(name: str, ledgers: Mapping[str, Rate | None]) -> Rate | None:
         return given(tokens_per_day, tokens_per_request, ledgers.get(name))

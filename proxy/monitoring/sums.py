@@ -48,7 +48,13 @@ class Ledger(Protocol):
         self, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
     ) -> list[tuple[str, int]]: ...
     async def used_by_day(
-        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
+        self,
+        group: str | None,
+        since_ms: int,
+        until_ms: int | None = None,
+        *,
+        filters: Mapping[str, str] = ...,
+        among: Sequence[str | None] = ...,
     ) -> list[UsedOnDay]: ...
     async def alerts(self, limit: int, open_only: bool = ..., kind: str | None = ...) -> list[Record]: ...
 
@@ -124,10 +130,16 @@ class Remembered:
         return await self._once(key, lambda: self._ledger.spend_by_day(since_ms, until_ms, filters=filters))
 
     async def used_by_day(
-        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = _NONE
+        self,
+        group: str | None,
+        since_ms: int,
+        until_ms: int | None = None,
+        *,
+        filters: Mapping[str, str] = _NONE,
+        among: Sequence[str | None] = (),
     ) -> list[UsedOnDay]:
-        key = ("used_by_day", group, since_ms, until_ms, _frozen(filters))
-        return await self._once(key, lambda: self._ledger.used_by_day(group, since_ms, until_ms, filters=filters))
+        key = ("used_by_day", group, since_ms, until_ms, _frozen(filters), tuple(among))
+        return await self._once(key, lambda: self._ledger.used_by_day(group, since_ms, until_ms, filters=filters, among=among))
 
     async def alerts(self, limit: int, open_only: bool = False, kind: str | None = None) -> list[Record]:
         key = ("alerts", limit, open_only, kind)

@@ -113,7 +113,7 @@ _SUMS: Final[dict[str, Schema]] = {
     "saved_usd": USD,
     **dict.fromkeys(("cache_hit_rate", "mean_quality"), maybe(SHARE)),
     "cost_usd": USD,
-    "success_rate": maybe(SHARE),
+    **dict.fromkeys(("success_rate", "error_rate"), maybe(SHARE)),
     "cost_per_call_usd": maybe(USD),
     "tokens_per_call": maybe(NUMBER),
     **dict.fromkeys(("mean_duration_ms", "mean_first_token_ms"), maybe(NUMBER)),

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate, repeat
 from math import ceil, sqrt
 from operator import mul
@@ -25,6 +26,7 @@ GROWTH = 1.17
 BOUNDS_MS = list(accumulate(repeat(GROWTH, BINS - 2), mul, initial=SMALLEST_MS))
 _FIRST = 32  # the first printable character
 _FEW = 150  # characters that are quicker taken one by one
+_REMEMBERED = 8_192  # what so many short histograms came to: some 4 MiB
 _ONE = [chr(_FIRST + number) for number in range(BINS)]
 _MIDDLES_MS = [SMALLEST_MS / 2, *[bound * sqrt(GROWTH) for bound in BOUNDS_MS[:-1]], BOUNDS_MS[-1]]
 _TOLD_MS = [round(middle_ms, 2) for middle_ms in _MIDDLES_MS]
@@ -40,22 +42,42 @@ def counted(text: str, less: str = "") -> dict[int, int]:
     return {number: count for number, count in enumerate(_counts(text, less)) if count}
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, less: str = "") -> str:
     """The same counts in as few characters as they can be said in, in order."""
-    counts = _counts(text, "")
-    return "".join([_ONE[number] if count == 1 else _digits(number, count) for number, count in enumerate(counts) if count])
+    counts = _counts(text, less)
+    return "".join([_ONE[number] if count == 1 else _digits(number, count) for number, count in enumerate(counts) if count > 0])
 
 
-def percentiles(text: str, shares: Sequence[float], less: str = "") -> list[float | None]:
-    """For each share of 0..1 the duration in ms that so many are not longer than; None where nothing was counted."""
-    if not less and len(text) < _FEW and text.isascii():  # each character is one duration
-        ordered = sorted(text)
-        return [_TOLD_MS[ord(ordered[_place(share, len(text)) - 1]) - _FIRST] if ordered else None for share in shares]
-    upto = list(accumulate(_counts(text, less)))
-    total = upto[-1]
-    if total <= 0:
-        return [None for _ in shares]
-    return [_TOLD_MS[bisect_left(upto, _place(share, total))] for share in shares]
+def percentiles(text: str, shares: tuple[float, ...], less: str = "") -> Sequence[float | None]:
+    """For each share of 0..1 the duration in ms that so many are not longer than; None where nothing was counted.
+
+    Those of the same hours are asked for again and again: they are remembered, where there are many of them and none is long.
+    """
+    return _percentiles(text, shares, less) if less or len(text) >= _FEW else _remembered(text, shares)
+
+
+def _percentiles(text: str, shares: tuple[float, ...], less: str = "") -> Sequence[float | None]:
+    """A report asks for thousands: what is done for each character is left to loops that are not Python's."""
+    weights: Iterable[int]
+    if less:
+        counts = _counts(text, less)
+        digits = [digit for digit, count in zip(_ONE, counts, strict=True) if count > 0]
+        weights = [count for count in counts if count > 0]
+    elif len(text) >= _FEW:
+        times = Counter(text)
+        digits = sorted(times, key=_told_of)
+        weights = map(mul, map(times.__getitem__, digits), map(_weight_of, digits))
+    elif text.isascii():  # each character is one duration, and their order is that of the bins
+        digits = sorted(text)
+        return [_told_of(digits[_place(share, len(digits)) - 1]) if digits else None for share in shares]
+    else:
+        digits = sorted(text, key=_told_of)
+        weights = map(_weight_of, digits)
+    upto = list(accumulate(weights))
+    return [_told_of(digits[bisect_left(upto, _place(share, upto[-1]))]) if upto else None for share in shares]
+
+
+_remembered = lru_cache(_REMEMBERED)(_percentiles)
 
 
 def _place(share: float, total: int) -> int:
@@ -88,8 +110,29 @@ class _Places(dict[str, tuple[int, int]]):
         return place
 
 
-_PLACES = _Places()  # bounded by the digits that there are: a thousand for each factor of sixteen
+# Bounded by the digits that there are: a thousand for each factor of sixteen.
+_PLACES = _Places()
 _place_of = _PLACES.__getitem__
+
+
+class _Told(dict[str, float]):
+    """Digit -> the milliseconds that its bin is told as; worked out when it is met."""
+
+    def __missing__(self, digit: str) -> float:
+        told = self[digit] = _TOLD_MS[_place_of(digit)[0]]
+        return told
+
+
+class _Weights(dict[str, int]):
+    """Digit -> how many it says; worked out when it is met."""
+
+    def __missing__(self, digit: str) -> int:
+        weight = self[digit] = _place_of(digit)[1]
+        return weight
+
+
+_told_of = _Told().__getitem__
+_weight_of = _Weights().__getitem__
 
 
 def _digits(number: int, count: int) -> str:

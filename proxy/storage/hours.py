@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 HOUR_MS = 3_600_000
@@ -24,6 +25,17 @@ _EPOCH_ORDINAL = _EPOCH.toordinal()
 _THURSDAY = 3  # what the first of January 1970 was: so many days after a Monday
 
 Range = tuple[int, int, int]  # from, up to and without, the label's number
+
+
+class Span(NamedTuple):
+    """What there is of a slice: the first day and the last hour with anything, and the days that weeks and months hold, which are over.
+    None: nothing. `changes`: how often days that were over changed."""
+
+    first_day: int | None = None
+    last_hour: int | None = None
+    from_day: int | None = None
+    until_day: int | None = None
+    changes: int | None = None
 
 
 @dataclass(slots=True)
@@ -36,6 +48,18 @@ class Pieces:
     days: list[Range] = field(default_factory=list)
     hours: list[Range] = field(default_factory=list)
     less_hours: list[Range] = field(default_factory=list)
+
+    def parted(self, until_day: int) -> tuple[Pieces, Pieces]:
+        """Before that day, which no range of days has in its midst, and from it on; weeks and months are of days before."""
+        before, after = Pieces(self.labels, self.months, self.weeks), Pieces(self.labels)
+        for ranges, early, late, length in (
+            (self.days, before.days, after.days, 1),
+            (self.hours, before.hours, after.hours, DAY_H),
+            (self.less_hours, before.less_hours, after.less_hours, DAY_H),
+        ):
+            for start, stop, number in ranges:
+                (early if stop <= until_day * length else late).append((start, stop, number))
+        return before, after
 
 
 def pieces(since_h: int, until_h: int, step: str | None = None, zone: ZoneInfo | None = None) -> Pieces:
@@ -57,17 +81,36 @@ def pieces(since_h: int, until_h: int, step: str | None = None, zone: ZoneInfo |
     return found
 
 
+def pieces_of(span: Span, since_h: int, until_h: int, step: str | None = None, zone: ZoneInfo | None = None) -> Pieces:
+    """As `pieces`, of what there is: a report by the hour must not count the hours since 1970, and where nothing is left out at an end
+    the day or month there is taken whole."""
+    if span.first_day is None or span.last_hour is None:
+        return Pieces()
+    begin_h, end_h = span.first_day * DAY_H, (span.last_hour // DAY_H + 1) * DAY_H
+    if since_h <= begin_h:
+        since_h = begin_h if step in ("hour", "day") else begin_of_month(month_of(span.first_day)) * DAY_H
+    if until_h > span.last_hour:
+        until_h = end_h
+    found = pieces(since_h, until_h, step, zone)
+    if span.from_day is not None and span.until_day is not None:
+        in_long_steps(found, span.from_day, span.until_day)
+    return found
+
+
 def in_long_steps(found: Pieces, from_day: int, until_day: int) -> None:
-    """Takes months and weeks instead of days, those of which every day from the first to the last is in their sums."""
+    """Takes months and weeks instead of days: those that hold every day that they stand for, and of the last one what it holds so far,
+    where that is all of it that is asked for and nobody adds to it meanwhile (see `Span`)."""
     for of, begin_of, ranges in ((month_of, begin_of_month, found.months), (week_of, begin_of_week, found.weeks)):
         days, found.days = found.days, []
         for start, stop, number in days:
-            first, end = of(max(start, from_day) - 1) + 1, of(min(stop, until_day))
+            if stop - start == 1:
+                found.days.append((start, stop, number))
+                continue
+            first = of(max(start, from_day) - 1) + 1
+            end, held = (of(stop), begin_of(of(stop))) if stop < until_day else (of(until_day - 1) + 1, until_day)
             if first < end:
                 ranges.append((first, end, number))
-                found.days += [
-                    edge for edge in ((start, begin_of(first), number), (begin_of(end), stop, number)) if edge[0] < edge[1]
-                ]
+                found.days += [edge for edge in ((start, begin_of(first), number), (held, stop, number)) if edge[0] < edge[1]]
             else:
                 found.days.append((start, stop, number))
 
@@ -122,11 +165,12 @@ def local_date(hour: int, zone: ZoneInfo | None) -> date:
 
 
 @lru_cache(maxsize=2048)
-def _dates(day: int, zone: ZoneInfo | None) -> tuple[date, ...]:
-    """The date at each hour of a UTC day."""
+def _dates(day: int, zone: ZoneInfo | None) -> tuple[tuple[str, int], ...]:
+    """The dates that the hours of a UTC day have, each with how many have it."""
     if zone is None:
-        return ((_EPOCH + timedelta(days=day)).date(),) * DAY_H
-    return tuple([local_date(day * DAY_H + hour, zone) for hour in range(DAY_H)])
+        return ((_utc_date(day), DAY_H),)
+    dates = [local_date(day * DAY_H + hour, zone).isoformat() for hour in range(DAY_H)]
+    return tuple([(label, len(list(run))) for label, run in groupby(dates)])
 
 
 def _whole(found: Pieces, since_h: int, until_h: int) -> None:
@@ -149,14 +193,10 @@ def _whole(found: Pieces, since_h: int, until_h: int) -> None:
 
 def _local(found: Pieces, since_h: int, until_h: int, *, month: bool, zone: ZoneInfo | None) -> None:
     numbers: dict[str, int] = {}
-
-    def number(day: date) -> int:
-        label = day.isoformat()[:7] if month else day.isoformat()
-        return numbers.setdefault(label, len(numbers))
-
+    label_chars = len("2026-11") if month else len("2026-11-21")
     for day in range(since_h // DAY_H, -(-until_h // DAY_H)):
-        dates, first = _dates(day, zone), day * DAY_H
-        runs = [(owner, len(list(run))) for owner, run in groupby(map(number, dates))]
+        first = day * DAY_H
+        runs = [(numbers.setdefault(label[:label_chars], len(numbers)), length) for label, length in _dates(day, zone)]
         if since_h <= first and first + DAY_H <= until_h:
             mine = max(runs, key=lambda run: run[1])[0]
             found.days.append((day, day + 1, mine))

@@ -3,8 +3,9 @@
     day 21 is over ── added to week 2707 and month 682 of each slice, one after the other ── `summed_days` says until 22
     a request of day 21 ends late ── added to the day, and, as that is in them already, to week and month in the same transaction
 
-A report takes a week or a month instead of its days when all of these are in it (`hours.py`). For one connection, that of the writer,
-inside the caller's transactions.
+A report takes a week or a month instead of its days when all of these are in it (`hours.py`). What a report came to for days that are
+over is remembered (`settled.py`) for as long as the mark `past_changes` stays: whoever changes such a day moves it on. For one
+connection, that of the writer, inside the caller's transactions.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _BEHIND = """
 SELECT s.slice, coalesce(d.until_day, 0) FROM usage_slices AS s LEFT JOIN summed_days AS d ON d.slice = s.slice
 WHERE coalesce(d.until_day, 0) < ?"""
 _DAYS = "SELECT day FROM daily_sums WHERE slice = 1 AND day >= ? AND day < ? ORDER BY day"  # that slice has a row of every day
+_CHANGED = "INSERT INTO marks VALUES ('past_changes', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
 _SUMMED = "INSERT INTO summed_days VALUES (?, 0, ?) ON CONFLICT DO UPDATE SET until_day = excluded.until_day"
 
 
@@ -59,6 +61,11 @@ def add_up(connection: sqlite3.Connection, today: int) -> Iterator[None]:
             yield
         connection.execute(_SUMMED, (number, today))
     yield
+
+
+def mark_changed(connection: sqlite3.Connection) -> None:
+    """A day that is over has other sums than before."""
+    connection.execute(_CHANGED)
 
 
 def forget_before(connection: sqlite3.Connection, day: int) -> Iterator[None]:
@@ -77,6 +84,7 @@ def mark_forgotten(connection: sqlite3.Connection, day: int) -> None:
 
 def begin_anew(connection: sqlite3.Connection, day: int) -> None:
     """As if nothing since the begin of that day's month had been added up yet: days change that are in weeks and months."""
+    mark_changed(connection)
     begin = begin_of_month(month_of(day))
     connection.execute("DELETE FROM monthly_sums WHERE month >= ?", (month_of(day),))
     connection.execute("DELETE FROM weekly_sums WHERE week >= ?", (week_of(begin),))
@@ -92,6 +100,7 @@ def add_late(connection: sqlite3.Connection, days: Mapping[tuple[int, int, int],
     summed: Mapping[int, int] = dict(connection.execute("SELECT slice, until_day FROM summed_days"))
     late = [(key, row) for key, row in days.items() if key[1] < summed.get(key[0], 0)]
     if late:
+        mark_changed(connection)
         for long in LONG:
             connection.executemany(long.adding(), [(number, long.of(day), tag, *row) for (number, day, tag), row in late])
 

@@ -15,7 +15,7 @@ from itertools import islice
 import orjson
 
 from proxy.storage.ledger import Ledger
-from proxy.storage.long_sums import add_up, forget_before, mark_forgotten
+from proxy.storage.long_sums import add_up, forget_before, mark_changed, mark_forgotten
 from proxy.storage.retention import Retention
 from proxy.storage.slices import HISTOGRAMS, SLICES, SUMS, upsert
 from proxy.storage.sqlite import first_id
@@ -158,6 +158,7 @@ class Pruner:
                 if day is None or day >= cut_day:
                     break
                 mark_forgotten(self._connection, cut_day)
+                mark_changed(self._connection)
                 self._connection.execute("DELETE FROM daily_sums WHERE slice = ? AND day = ?", (number, day))
                 hours = (number, day * 24, day * 24 + 24)
                 self._connection.execute("DELETE FROM hourly_sums WHERE slice = ? AND hour >= ? AND hour < ?", hours)
@@ -169,6 +170,7 @@ class Pruner:
             yield from forget_before(self._connection, cut_day)
             tags = [row[0] for row in self._connection.execute("SELECT id FROM usage_tags WHERE slice = 0")]
             for start in range(0, len(tags), _TAGS_A_STEP):
+                mark_changed(self._connection)
                 self._connection.executemany(_FORGET_PAST, [(tag, cut_day) for tag in tags[start : start + _TAGS_A_STEP]])
                 yield
             self._connection.execute(_FORGET_TAGS)

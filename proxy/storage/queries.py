@@ -24,7 +24,8 @@ from proxy.core.alerts import help_for
 from proxy.core.errors import InvalidValue, LedgerUnavailable
 from proxy.core.limits import JUDGE_TASK
 from proxy.core.money import nusd_to_usd
-from proxy.storage.hours import DAY_H, HOUR_MS, Pieces, begin_of_day_ms, in_long_steps, pieces
+from proxy.storage.hours import HOUR_MS, Span, begin_of_day_ms, pieces, pieces_of
+from proxy.storage.settled import MAX_GROUPS, Answers, Settled
 from proxy.storage.sqlite import LEDGER, first_id, reader_uri, version
 from proxy.storage.uptime import GAP_MS, UPTIME_MS, uptimes
 from proxy.storage.usage import (
@@ -35,17 +36,21 @@ from proxy.storage.usage import (
     Question,
     column_filters,
     counting,
+    counting_tags,
     empty_row,
+    is_surely_few,
     merged,
     series_question,
     series_rows,
-    slice_of,
-    statement,
+    settled,
+    span_of,
     usage_rows,
+    with_span,
 )
 
 MAX_LIMIT = 1000
 FEW_ROWS = 200
+FEW_HISTOGRAMS = 10
 MAX_SUMMED = 20_000  # some tenths of a second, during which requests go on in turns with it
 LONGEST_REQUEST_MS = HOUR_MS  # an attempt begins at most so long after its request
 NO_FILTERS: Mapping[str, str | None] = MappingProxyType({})
@@ -87,9 +92,6 @@ ORDER BY p.id DESC LIMIT :limit)"""
 _LATEST = "~"  # greater than any id
 
 _OPEN_ENDED_H = 1 << 40
-_SPANNED = """
-SELECT (SELECT min(day) FROM daily_sums WHERE slice = 1), (SELECT max(hour) FROM hourly_sums WHERE slice = 1),
-    (SELECT from_day FROM summed_days WHERE slice = :slice), (SELECT until_day FROM summed_days WHERE slice = :slice)"""
 _FAILOVERS = """
 SELECT chain, from_target, to_target, reason, sum(count) AS together FROM (
     SELECT chain, from_target, to_target, reason, count FROM json_each(:days) AS p
@@ -139,6 +141,8 @@ class Queries:
         self._drainer_lock = data_dir / "drainer.lock"
         self._connection: aiosqlite.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self._spans: dict[int, Span] = {}  # by slice, as they were when it was last asked
+        self._settled = Settled()
         self._opening = asyncio.Lock()
 
     async def list_requests(
@@ -160,7 +164,7 @@ class Queries:
         values = (model, provider, client, department, outcome)
         given = {name: value for name, value in zip(_FILTERS, values, strict=True) if value is not None}
         rows = await self._fetch(_list_sql(given), {**given, "before": before or _LATEST, "limit": limit + 1})
-        page = [_request(row) for row in rows[:limit]]
+        page = _requests(rows[:limit]) if len(rows) <= FEW_ROWS else await asyncio.to_thread(_requests, rows[:limit])
         return page, page[-1]["id"] if len(rows) > limit else None
 
     async def get_request(self, request_id: str) -> Record | None:
@@ -211,11 +215,17 @@ class Queries:
         step = next((name for name in TIMES if name in group_by), None)
         columns = tuple(dict.fromkeys([COLUMNS[name] for name in group_by if name in COLUMNS]))
         wanted = column_filters(filters)
-        found = await self._pieces(since_ms, until_ms, step, time_zone, (*columns, *wanted))
-        question = Question(found, columns, wanted, histograms=percentiles)
-        if bounded and step in ("hour", "day"):
-            await self._bound(question, step)
-        return await self._reported(question, lambda answers: usage_rows(question, answers, group_by, limit=limit, after=after))
+        hours, zone = _hours(since_ms, until_ms), _zone(time_zone)
+        most = None if limit is None else after + limit
+
+        def put(span: Span) -> Question:
+            found = pieces_of(span, *hours, step, zone)
+            return Question(found, columns, wanted, histograms=percentiles, most=most, until_day=span.until_day)
+
+        def told(question: Question, answers: list[Answer]) -> list[Record]:
+            return usage_rows(question, answers, group_by, limit=limit, after=after)
+
+        return await self._reported(put, told, bounded=step if bounded and step in ("hour", "day") else None)
 
     async def totals(
         self,
@@ -252,14 +262,19 @@ class Queries:
             raise KeyError(step)
         columns = () if group_by is None else (COLUMNS[group_by],)
         wanted = column_filters(filters)
-        found = await self._pieces(since_ms, until_ms, step, time_zone, (*columns, *wanted))
-        question = series_question(found, columns, wanted, among, histograms=percentiles)
-        rows = await self._reported(question, lambda answers: series_rows(question, answers, group_by))
-        if step == "hour":
-            return [{"time": label, **row} for label, row in rows]
-        zone = _zone(time_zone)
-        begins = {label: _rfc3339(begin_of_day_ms(date.fromisoformat(label), zone)) for label in {label for label, _ in rows}}
-        return [{"time": begins[label], **row} for label, row in rows]
+        hours, zone = _hours(since_ms, until_ms), _zone(time_zone)
+
+        def put(span: Span) -> Question:
+            found = pieces_of(span, *hours, step, zone)
+            return series_question(found, columns, wanted, among, histograms=percentiles, until_day=span.until_day)
+
+        def told(question: Question, answers: list[Answer]) -> list[Record]:
+            labels = [label or "" for label in question.pieces.labels]
+            if step == "day":
+                labels = [_rfc3339(begin_of_day_ms(date.fromisoformat(label), zone)) for label in labels]
+            return series_rows(question, answers, group_by, labels)
+
+        return await self._reported(put, told)
 
     async def fallbacks(self, since_ms: int | None = None, until_ms: int | None = None) -> list[Record]:
         """Times that requests went on from one target to another: chain, from, to, reason (an error class), count; most first."""
@@ -291,10 +306,15 @@ class Queries:
     ) -> list[tuple[str, int]]:
         """(date, nano-dollars) of each day on which something was spent, in order."""
         wanted = column_filters(filters)
-        found = await self._pieces(since_ms, until_ms, "day", time_zone, tuple(wanted))
-        question = Question(found, (), wanted, ("cost_nusd",))
-        rows = await self._reported(question, lambda answers: [(found.labels[a.label] or "", a.sums[0]) for a in answers])
-        return sorted(rows)
+        hours, zone = _hours(since_ms, until_ms), _zone(time_zone)
+
+        def told(question: Question, answers: list[Answer]) -> list[tuple[str, int]]:
+            return sorted([(question.pieces.labels[answer.label] or "", answer.sums[0]) for answer in answers])
+
+        def put(span: Span) -> Question:
+            return Question(pieces_of(span, *hours, "day", zone), (), wanted, ("cost_nusd",), until_day=span.until_day)
+
+        return await self._reported(put, told)
 
     async def used_by_day(
         self,
@@ -303,20 +323,25 @@ class Queries:
         until_ms: int | None = None,
         *,
         filters: Mapping[str, str | None] = NO_FILTERS,
+        among: Sequence[str | None] = (),
     ) -> list[tuple[str, str | None, int, int, int]]:
-        """(date, name, attempts, tokens, nano-dollars) of each UTC day, and of each name of `group` (of GROUPS) in it."""
+        """(date, name, attempts, tokens, nano-dollars) of each UTC day, and of each name of `group` (of GROUPS) in it. `among`: only
+        these names; none: all."""
         columns, wanted = () if group is None else (COLUMNS[group],), column_filters(filters)
-        found = await self._pieces(since_ms, until_ms, "day", "UTC", (*columns, *wanted))
-        question = Question(found, columns, wanted, ("attempts", "input_tokens", "output_tokens", "cost_nusd"))
+        hours, sums = _hours(since_ms, until_ms), ("attempts", "input_tokens", "output_tokens", "cost_nusd")
+        wished = tuple([name or "" for name in among])
 
-        def told(answers: list[Answer]) -> list[tuple[str, str | None, int, int, int]]:
-            rows = []
+        def told(question: Question, answers: list[Answer]) -> list[tuple[str, str | None, int, int, int]]:
+            rows, labels = [], question.pieces.labels
             for label, names, (attempts, read, written, cost_nusd), _, _ in answers:
                 name = names[0] or None if names else None
-                rows.append((found.labels[label] or "", name, attempts, read + written, cost_nusd))
+                rows.append((labels[label] or "", name, attempts, read + written, cost_nusd))
             return rows
 
-        return await self._reported(question, told)
+        def put(span: Span) -> Question:
+            return Question(pieces_of(span, *hours, "day"), columns, wanted, sums, among=wished, until_day=span.until_day)
+
+        return await self._reported(put, told)
 
     async def used(self, provider: str, credential: str | None, since_ms: int) -> tuple[int, int]:
         """(attempts, input and output tokens) that a provider was sent since then, of one key or of all; exact to the millisecond.
@@ -394,28 +419,57 @@ class Queries:
     async def aclose(self) -> None:
         await self._forget()
 
-    async def _pieces(
-        self, since_ms: int | None, until_ms: int | None, step: str | None, time_zone: str, columns: Sequence[str]
-    ) -> Pieces:
-        """What is asked for and there, of the slice for these columns: a report by the hour must not count the hours since 1970."""
-        since_h, until_h = _hours(since_ms, until_ms)
-        zone = _zone(time_zone)
-        rows = await self._fetch(_SPANNED, {"slice": slice_of(columns)})
-        first_day, last_hour, from_day, until_day = tuple(rows[0]) if rows else (None, None, None, None)
-        if last_hour is None:
-            return Pieces() if step is not None else pieces(since_h, until_h)
-        end_h = (last_hour // DAY_H + 1) * DAY_H
-        if step is not None:
-            since_h, until_h = max(since_h, first_day * DAY_H), min(until_h, end_h)
-        elif last_hour < until_h < end_h:
-            until_h = end_h  # nothing is left of that day: its sums are those of its hours so far
-        found = pieces(since_h, until_h, step, zone)
-        if until_day is not None:
-            in_long_steps(found, from_day, until_day)
-        return found
+    async def _reported(
+        self,
+        put: Callable[[Span], Question],
+        told: Callable[[Question, list[Answer]], list[Made]],
+        *,
+        bounded: str | None = None,
+    ) -> list[Made]:
+        """`bounded`: by the hour or day, and held to MAX_SUMMED."""
+        question, rows, known = await self._asked(put, bounded=bounded)
+
+        def made() -> list[Made]:
+            return told(question, merged(question, rows, known))
+
+        # thousands of rows, or of durations, are no work for the thread in which requests are served
+        few = FEW_HISTOGRAMS if question.histograms else FEW_ROWS
+        return made() if len(rows) + len(known or ()) <= few else await asyncio.to_thread(made)
+
+    async def _asked(
+        self, put: Callable[[Span], Question], *, bounded: str | None = None
+    ) -> tuple[Question, list[sqlite3.Row], Answers | None]:
+        """The question, put to what there was of its slice when it was answered, the rows of that one moment, and what came of the days
+        that are over where that is not in these.
+
+        What there is changes with the hour: as a rule it is what it was when somebody last asked, and if not, it is asked once more.
+        """
+        number = put(Span()).slice
+        while True:
+            span = self._spans.get(number, Span())
+            question = put(span)
+            if bounded is not None and span.last_hour is not None:
+                await self._bound(question, bounded)
+            over = question.settled
+            kept = self._settled  # of this file
+            known = None if over is None else kept.get(over, span.changes)
+            rows = await self._fetch(*with_span(question, settled=known is not None))
+            self._spans[number] = found = span_of(rows.pop()) if rows else Span()
+            if found != span:
+                continue
+            if over is None or known is not None or not rows:
+                return question, rows, known
+            few = FEW_HISTOGRAMS if question.histograms else FEW_ROWS
+            known = settled(question, rows) if len(rows) <= few else await asyncio.to_thread(settled, question, rows)
+            if len(known) <= MAX_GROUPS // 2:
+                kept.keep(over, span.changes, known)
+            return question, [row for row in rows if abs(row[0]) == 1], known
 
     async def _bound(self, question: Question, step: str) -> None:
-        rows = await self._fetch(*counting(question, MAX_SUMMED + 1)) if question.pieces.labels else []
+        ((tags,),) = await self._fetch(*counting_tags(question, MAX_SUMMED + 1)) or ((0,),)
+        if is_surely_few(question, tags, MAX_SUMMED):
+            return
+        rows = await self._fetch(*counting(question, MAX_SUMMED + 1))
         if rows and rows[0][0] > MAX_SUMMED:
             raise InvalidValue(
                 f"By the {step} that is more than {MAX_SUMMED:,} sums to go through: take a later `since`, a longer step or fewer groups "
@@ -423,22 +477,12 @@ class Queries:
                 param="group_by",
             )
 
-    async def _reported(self, question: Question, report: Callable[[list[Answer]], list[Made]]) -> list[Made]:
-        if not question.pieces.labels:
-            return []
-        rows = await self._fetch(*statement(question))
-
-        def made() -> list[Made]:
-            return report(merged(question, rows))
-
-        # thousands of rows, or of durations, are no work for the thread in which requests are served
-        return made() if len(rows) <= FEW_ROWS and not question.histograms else await asyncio.to_thread(made)
-
-    async def _sums_of(self, sums: tuple[str, ...], filters: Mapping[str, str], since_ms: int) -> list[int]:
-        wanted = column_filters(filters)
-        found = await self._pieces(since_ms, None, None, "UTC", tuple(wanted))
-        question = Question(found, (), wanted, sums)
-        answers = merged(question, await self._fetch(*statement(question)))
+    async def _sums_of(self, sums: tuple[str, ...], filters: Mapping[str, str], since_ms: int) -> Sequence[int]:
+        wanted, hours = column_filters(filters), _hours(since_ms, None)
+        question, rows, known = await self._asked(
+            lambda span: Question(pieces_of(span, *hours), (), wanted, sums, until_day=span.until_day)
+        )
+        answers = merged(question, rows, known)
         return answers[0].sums if answers else [0] * len(sums)
 
     async def _sum_of(self, name: str, filters: Mapping[str, str], since_ms: int) -> int:
@@ -503,6 +547,7 @@ class Queries:
 
     async def _forget(self) -> None:
         connection, self._connection = self._connection, None
+        self._settled = Settled()
         if connection is not None:
             await connection.close()
 
@@ -518,6 +563,10 @@ def _list_sql(filters: Iterable[str]) -> str:
     given = " AND ".join(f"f.{name} = :{name}" for name in filters)
     page = _PAGE_OF_FACETS.format(filters=given) if given else "id < :before"
     return f"{_REQUEST} {_FROM_WHERE} {page} {_PAGE} {_JOIN}"
+
+
+def _requests(rows: list[sqlite3.Row]) -> list[Record]:
+    return [_request(row) for row in rows]
 
 
 def _request(row: sqlite3.Row) -> Record:

@@ -1,13 +1,18 @@
 """Reports from the sums: the SQL that reads them and the rows that are made of it. Pure; `queries.py` runs it.
 
 Every report is one statement, so that it sees one moment of the ledger: the sums of whole months, weeks and days, of the hours at the
-edges, and less the hours that belong to another day of the reader's time zone. It reads the smallest slice that has all columns which
-are grouped or filtered by. Values are always parameters; the words of SQL that vary come from this module's tables.
+edges, and less the hours that belong to another day of the reader's time zone; and what there was at that moment to choose these from
+(`hours.Span`), for whoever asks to see whether it was chosen rightly. It reads the smallest slice that has all columns which are
+grouped or filtered by. Values are always parameters; the words of SQL that vary come from this module's tables.
+
+What is dear is not a row that SQLite passes by but one that it puts in order, or that Python makes something of. So nothing is grouped
+where each row is a group already, and where groups are not made of several parts only those are handed over that are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, itemgetter, sub
 from typing import Any, NamedTuple
@@ -16,8 +21,8 @@ import orjson
 
 from proxy.core.money import nusd_to_usd
 from proxy.storage.extras import PPM
-from proxy.storage.histogram import percentiles
-from proxy.storage.hours import Pieces, Range
+from proxy.storage.histogram import percentiles, shorten
+from proxy.storage.hours import Pieces, Range, Span
 from proxy.storage.slices import DIMENSIONS, SLICES, SUMS
 
 Record = dict[str, Any]
@@ -44,7 +49,8 @@ _SERIES_SUMS = (
 @dataclass(frozen=True, slots=True)
 class Question:
     """`columns` are grouped by, `filters` are column -> value, `sums` are added up; with `histograms` those are, too. `among`: only
-    groups whose first column is one of these; empty: all."""
+    groups whose first column is one of these; empty: all. `most`: only so many of the dearest are needed; None: all. `until_day`: days
+    before it are over, None: not known of any."""
 
     pieces: Pieces
     columns: tuple[str, ...]
@@ -52,6 +58,38 @@ class Question:
     sums: tuple[str, ...] = SUMS
     histograms: bool = False
     among: tuple[str, ...] = ()
+    most: int | None = None
+    until_day: int | None = None
+
+    @property
+    def slice(self) -> int:
+        return slice_of((*self.columns, *self.filters))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether all that there is of a group comes from the same ranges, so that nothing is put together afterwards."""
+        found = self.pieces
+        if found.less_hours or (found.days and self.slice == WHOLE):
+            return False
+        together = [ranges for ranges in (found.months, found.weeks, found.days, found.hours) if ranges]
+        labels = [{label for _, _, label in ranges} for ranges in together] if len(together) > 1 else []
+        return sum(map(len, labels)) == len(set().union(*labels))
+
+    @property
+    def parts(self) -> tuple[Pieces, Pieces]:
+        """Of days that are over, and the rest. All is the rest where nothing is put together."""
+        if self.until_day is None or self.is_apart:
+            return Pieces(self.pieces.labels), self.pieces
+        return self.pieces.parted(self.until_day)
+
+    @property
+    def settled(self) -> tuple[Any, ...] | None:
+        """What it asks of days that are over; None: nothing."""
+        over, _ = self.parts
+        ranges = (over.months, over.weeks, over.days, over.hours, over.less_hours)
+        if not any(ranges):
+            return None
+        return (self.columns, *self.filters.items(), self.sums, self.histograms, self.among, *map(tuple, ranges))
 
 
 class Answer(NamedTuple):
@@ -59,7 +97,7 @@ class Answer(NamedTuple):
 
     label: int
     group: tuple[str, ...]
-    sums: list[int]
+    sums: Sequence[int]
     durations: Histogram | None
     first_token_times: Histogram | None
 
@@ -75,21 +113,74 @@ def slice_of(columns: Sequence[str]) -> int:
 
 
 class _Arm(NamedTuple):
-    """A part of the statement: rows of one table. `added`: 1 or -1."""
+    """A part of the statement: rows of one table. `added`: 1 or -1; of days that are over 2 or -2. `group` None: each row is a group of its
+    own. `beside`: a table that it needs."""
 
     added: int
     rows: str
-    group: str
+    group: str | None
+    beside: str | None = None
 
 
-def statement(question: Question) -> tuple[str, Record]:
-    """SQL and its values; of each row the first column is 1 or -1, then the label's number, the groups, the sums, the histograms."""
-    withs, arms, values = _arms(question)
-    columns = "".join([f", t.{column}" for column in question.columns])
-    texts = ", group_concat(u.durations, ''), group_concat(u.first_token_times, '')" if question.histograms else ""
-    shown = f"p.label{columns}{''.join([f', sum(u.{column})' for column in question.sums])}{texts}"
-    selects = [f"SELECT {arm.added}, {shown} FROM {arm.rows} GROUP BY {arm.group}" for arm in arms]  # noqa: S608
-    return f"{withs} {' UNION ALL '.join(selects)}", values
+def statement(question: Question, *, settled: bool = False) -> tuple[str, Record]:
+    """SQL and its values; of each row the first column is 1 or -1 (what comes off), 2 or -2 of days that are over, then the label's
+    number, the groups, the sums, the histograms. `settled`: it is known what came of these days."""
+    withs, arms, values = _arms(question, settled=settled)
+    order = ""
+    if question.most is not None and question.is_apart:
+        first_sum = 3 + len(question.columns)
+        dearest = [f"{first_sum + question.sums.index(name)} DESC" for name in ("cost_nusd", "requests")]
+        order = f" ORDER BY {', '.join([*dearest, *map(str, range(2, first_sum))])} LIMIT :most"
+        values["most"] = question.most
+    selects = [_select(question, arm) for arm in arms]
+    if order:
+        selects = [f"SELECT * FROM ({select}{order})" for select in selects]  # noqa: S608 - this module's own words
+    return f"{withs} {' UNION ALL '.join(selects)}" if selects else "", values
+
+
+def _select(question: Question, arm: _Arm) -> str:
+    columns = [f"t.{column}" for column in question.columns]
+    sums = [f"u.{column}" for column in question.sums]
+    texts = ["u.durations", "u.first_token_times"] if question.histograms else []
+    group = ""
+    if arm.group is not None:
+        sums = [f"sum({column})" for column in sums]
+        texts = [f"group_concat({column}, '')" for column in texts]
+        group = f" GROUP BY {arm.group}"
+    return f"SELECT {arm.added}, {', '.join(['p.label', *columns, *sums, *texts])} FROM {arm.rows}{group}"  # noqa: S608
+
+
+def with_span(question: Question, *, settled: bool = False) -> tuple[str, Record]:
+    """As `statement`; the last row is 0 and what there is of the slice at that moment, see `span_of`."""
+    sql, values = statement(question, settled=settled)
+    nulls = ", NULL" * (len(question.columns) + len(question.sums) + 2 * question.histograms)
+    return f"{sql}{' UNION ALL' if sql else ''} SELECT 0, {_SPAN}{nulls}", {**values, "slice": question.slice}
+
+
+def span_of(row: sqlite3.Row) -> Span:
+    return Span(*orjson.loads(row[1]))
+
+
+_SPAN = (
+    "json_array((SELECT min(day) FROM daily_sums WHERE slice = 1), (SELECT max(hour) FROM hourly_sums WHERE slice = 1), "
+    "(SELECT from_day FROM summed_days WHERE slice = :slice), (SELECT until_day FROM summed_days WHERE slice = :slice), "
+    "(SELECT value FROM marks WHERE name = 'past_changes'))"
+)
+
+
+def is_surely_few(question: Question, tags: int, most: int) -> bool:
+    """Whether that many tags of its slice cannot come to more rows than `most`."""
+    found = question.pieces
+    every = (found.months, found.weeks, found.days, found.hours, found.less_hours)
+    return tags * sum(stop - start for ranges in every for start, stop, _ in ranges) <= most
+
+
+def counting_tags(question: Question, most: int) -> tuple[str, Record]:
+    """SQL that says how many tags its slice has, `most` at most, and its values."""
+    return _TAGS, {"slice": question.slice, "most": most}
+
+
+_TAGS = "SELECT count(*) FROM (SELECT 1 FROM usage_tags WHERE slice = :slice LIMIT :most)"
 
 
 def counting(question: Question, most: int) -> tuple[str, Record]:
@@ -99,28 +190,34 @@ def counting(question: Question, most: int) -> tuple[str, Record]:
     return f"{withs} SELECT count(*) FROM (SELECT 1 FROM ({rows}) LIMIT :most)", {**values, "most": most}  # noqa: S608
 
 
-def _arms(question: Question) -> tuple[str, list[_Arm], Record]:
+def _arms(question: Question, *, settled: bool = False) -> tuple[str, list[_Arm], Record]:
     """What they all share (`WITH …`), they, and the values."""
-    pieces = question.pieces
-    number = slice_of((*question.columns, *question.filters))
+    number = question.slice
     values: Record = {f"f_{column}": value for column, value in question.filters.items()}
     if question.among:
         values["among"] = orjson.dumps(question.among).decode()
-    withs, arms = [], []
-    for name, added, table, unit, ranges in (
-        ("months", 1, "monthly_sums", "month", pieces.months),
-        ("weeks", 1, "weekly_sums", "week", pieces.weeks),
-        ("days", 1, "daily_sums", "day", pieces.days),
-        ("hours", 1, "hourly_sums", "hour", pieces.hours),
-        ("less_hours", -1, "hourly_sums", "hour", pieces.less_hours),
-    ):
-        if ranges:
-            withs.append(_ranges(name))
-            arms.append(_arm(question, number, name, added, table, unit))
-            values[name] = _json(ranges)
-    if pieces.days and number == WHOLE:
-        arms.append(_past_arm(question))
-    return f"WITH {', '.join(withs)}", arms, values
+    withs: list[str] = []
+    arms: list[_Arm] = []
+    over, rest = question.parts
+    for pieces, prefix, added in ((over, "past_", 2), (rest, "", 1)):
+        if settled and pieces is over:
+            continue
+        for name, sign, table, unit, ranges in (
+            ("months", added, "monthly_sums", "month", pieces.months),
+            ("weeks", added, "weekly_sums", "week", pieces.weeks),
+            ("days", added, "daily_sums", "day", pieces.days),
+            ("hours", added, "hourly_sums", "hour", pieces.hours),
+            ("less_hours", -added, "hourly_sums", "hour", pieces.less_hours),
+        ):
+            if ranges:
+                withs.append(_ranges(prefix + name))
+                alone = _are_alone(ranges) and set(SLICES[number]) == set(question.columns)
+                arms.append(_arm(question, number, prefix + name, sign, table, unit, alone=alone))
+                values[prefix + name] = _json(ranges)
+        if pieces.days and number == WHOLE:
+            arms.append(_past_arm(question, f"{prefix}days", added, pieces.days))
+    withs += dict.fromkeys([arm.beside for arm in arms if arm.beside is not None])
+    return f"WITH {', '.join(withs)}" if withs else "", arms, values
 
 
 def _json(ranges: list[Range]) -> str:
@@ -134,13 +231,21 @@ def _ranges(name: str) -> str:
     )
 
 
-def _arm(question: Question, number: int, name: str, added: int, table: str, unit: str) -> _Arm:
+def _are_alone(ranges: list[Range]) -> bool:
+    """Whether each is of one unit and has a label to itself."""
+    return all(stop - start == 1 for start, stop, _ in ranges) and len({label for _, _, label in ranges}) == len(ranges)
+
+
+def _arm(question: Question, number: int, name: str, added: int, table: str, unit: str, *, alone: bool) -> _Arm:
+    given = " AND ".join([f"t.{each}" for each in _given(question)])
+    if alone and given:  # few tags, so each is looked up by itself
+        wanted = f"SELECT * FROM usage_tags AS t WHERE t.slice = {number} AND {given}"  # noqa: S608 - this module's own words
+        rows = f"{name} AS p CROSS JOIN wanted AS t CROSS JOIN {table} AS u ON u.slice = {number} AND u.{unit} = p.start AND u.tag = t.id"
+        return _Arm(added, rows, None, f"wanted AS MATERIALIZED ({wanted})")
     tags = " CROSS JOIN usage_tags AS t ON t.id = u.tag" if question.columns else ""
-    wanted = ""
-    if given := " AND ".join(_given(question)):
-        wanted = f" AND u.tag IN (SELECT id FROM usage_tags WHERE slice = {number} AND {given})"  # noqa: S608
+    wanted = f" AND u.tag IN (SELECT id FROM usage_tags AS t WHERE t.slice = {number} AND {given})" if given else ""  # noqa: S608
     rows = f"{name} AS p CROSS JOIN {table} AS u{tags} WHERE u.slice = {number} AND u.{unit} >= p.start AND u.{unit} < p.stop{wanted}"
-    return _Arm(added, rows, _by_columns(question))
+    return _Arm(added, rows, None if alone else _by_columns(question))
 
 
 def _given(question: Question) -> list[str]:
@@ -151,37 +256,67 @@ def _given(question: Question) -> list[str]:
     return given
 
 
-def _past_arm(question: Question) -> _Arm:
+def _past_arm(question: Question, name: str, added: int, days: list[Range]) -> _Arm:
     """Combinations on days that are over, each with its days together. Where all days have one label, a row for each combination is
     what SQLite makes without sorting; `merged` adds them up."""
     given = "".join([f" AND t.{each}" for each in _given(question)])
     rows = (
-        "usage_tags AS t NOT INDEXED CROSS JOIN days AS p CROSS JOIN past_daily_sums AS u "
+        f"usage_tags AS t NOT INDEXED CROSS JOIN {name} AS p CROSS JOIN past_daily_sums AS u "
         f"ON u.tag = t.id AND u.day >= p.start AND u.day < p.stop WHERE t.slice = {WHOLE}{given}"
     )
-    one_label = len({label for _, _, label in question.pieces.days}) == 1
-    return _Arm(1, rows, "t.id" if one_label else _by_columns(question))
+    one_label = len({label for _, _, label in days}) == 1
+    return _Arm(added, rows, "t.id" if one_label else _by_columns(question))
 
 
 def _by_columns(question: Question) -> str:
     return ", ".join(["p.label", *[f"t.{column}" for column in question.columns]])
 
 
-def merged(question: Question, rows: Sequence[Sequence[Any]]) -> list[Answer]:
-    """One for each label and group; those that came to nothing are left out."""
-    found: dict[tuple[Any, ...], Answer] = {}
+def merged(
+    question: Question, rows: Sequence[sqlite3.Row], settled: Mapping[tuple[Any, ...], Answer] | None = None
+) -> list[Answer]:
+    """One for each label and group; those that came to nothing are left out. `settled`: what came of the days that are over."""
+    if question.is_apart:
+        first_sum = 2 + len(question.columns)
+        last_sum = first_sum + len(question.sums)
+        if question.histograms:
+            every = [Answer(row[1], row[2:first_sum], row[first_sum:last_sum], (row[-2], ""), (row[-1], "")) for row in rows]
+        else:
+            every = [Answer(row[1], row[2:first_sum], row[first_sum:last_sum], None, None) for row in rows]
+    else:
+        every = list(_together(question, rows, settled or {}).values())
+    return [answer for answer in every if any(answer.sums)]
+
+
+def settled(question: Question, rows: Iterable[sqlite3.Row]) -> dict[tuple[Any, ...], Answer]:
+    """By the label's number and the group, ready for being added to."""
+    found = _together(question, [row for row in rows if abs(row[0]) == 2], {})
+    return {
+        key: answer._replace(durations=_short(answer.durations), first_token_times=_short(answer.first_token_times))
+        for key, answer in found.items()
+    }
+
+
+def _short(histogram: Histogram | None) -> Histogram | None:
+    return None if histogram is None else (shorten(*histogram), "")
+
+
+def _together(
+    question: Question, rows: Sequence[sqlite3.Row], known: Mapping[tuple[Any, ...], Answer]
+) -> dict[tuple[Any, ...], Answer]:
+    found = dict(known)
     first_sum = 2 + len(question.columns)
     last_sum = first_sum + len(question.sums)
     for row in rows:
-        sign, key, sums = row[0], tuple(row[1:first_sum]), list(row[first_sum:last_sum])
+        sign, key, sums = row[0], row[1:first_sum], row[first_sum:last_sum]
         durations, times = _texts(sign, row[-2], row[-1]) if question.histograms else (None, None)
         before = found.get(key)
         if before is not None or sign < 0:
             before = before or _nothing(question, key)
-            sums = list(map(add if sign > 0 else sub, before.sums, sums))
+            sums = tuple(map(add if sign > 0 else sub, before.sums, sums))
             durations, times = _joined(before.durations, durations), _joined(before.first_token_times, times)
         found[key] = Answer(key[0], key[1:], sums, durations, times)
-    return [answer for answer in found.values() if any(answer.sums)]
+    return found
 
 
 def _nothing(question: Question, key: tuple[Any, ...]) -> Answer:
@@ -204,13 +339,10 @@ def usage_rows(
     cost, requests, labels = question.sums.index("cost_nusd"), question.sums.index("requests"), question.pieces.labels
     ordered = sorted(answers, key=lambda a: (-a.sums[cost], -a.sums[requests], labels[a.label] or "", a.group))
     names = [(name, None if name in TIMES else question.columns.index(COLUMNS[name])) for name in group_by]
-    rows = []
-    for answer in ordered[after : None if limit is None else after + limit]:
-        row: Record = {}
-        for name, place in names:
-            row[name] = _time(name, labels[answer.label]) if place is None else answer.group[place] or None
-        rows.append(_usage(row, answer))
-    return rows
+    return [
+        _usage({name: _time(name, labels[a.label]) if place is None else a.group[place] or None for name, place in names}, a)
+        for a in ordered[after : None if limit is None else after + limit]
+    ]
 
 
 def empty_row(*, histograms: bool) -> Record:
@@ -219,25 +351,26 @@ def empty_row(*, histograms: bool) -> Record:
     return _usage({}, _nothing(question, (0,)))
 
 
-def series_rows(question: Question, answers: Sequence[Answer], group: str | None) -> list[tuple[str, Record]]:
-    """(label, row) in order of time."""
+def series_rows(question: Question, answers: Sequence[Answer], group: str | None, times: Sequence[str]) -> list[Record]:
+    """In order of time. `times`: what is told of each label."""
     rows = []
-    labels = question.pieces.labels
     for label, names, sums, durations, first_token_times in sorted(answers, key=itemgetter(0, 1)):
         requests, ok, failed, interrupted, failed_over, cost_nusd, input_tokens, output_tokens = sums
-        row: Record = {} if group is None else {group: names[0] or None}
-        row["requests"] = requests
-        row["ok"] = ok
-        row["failed"] = failed
-        row["failed_over"] = failed_over
-        row["input_tokens"] = input_tokens
-        row["output_tokens"] = output_tokens
-        row["cost_usd"] = nusd_to_usd(cost_nusd)
-        row["success_rate"] = _success_rate(ok, failed, interrupted)
+        row: Record = {"time": times[label]} if group is None else {"time": times[label], group: names[0] or None}
+        row |= {
+            "requests": requests,
+            "ok": ok,
+            "failed": failed,
+            "failed_over": failed_over,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "cost_usd": nusd_to_usd(cost_nusd),
+            "success_rate": _success_rate(ok, failed, interrupted),
+        }
         if durations is not None and first_token_times is not None:
             row["p50_ms"], row["p95_ms"] = percentiles(durations[0], SERIES_SHARES, durations[1])
             (row["first_token_p95_ms"],) = percentiles(first_token_times[0], FIRST_TOKEN_SHARES, first_token_times[1])
-        rows.append((labels[label] or "", row))
+        rows.append(row)
     return rows
 
 
@@ -248,9 +381,11 @@ def series_question(
     among: Sequence[str | None] = (),
     *,
     histograms: bool,
+    until_day: int | None = None,
 ) -> Question:
     """`among`: None is what has no name."""
-    return Question(pieces, columns, filters, _SERIES_SUMS, histograms, tuple([name or "" for name in among]))
+    wished = tuple([name or "" for name in among])
+    return Question(pieces, columns, filters, _SERIES_SUMS, histograms, wished, until_day=until_day)
 
 
 def _time(name: str, label: str | None) -> str | None:
@@ -266,37 +401,40 @@ def _usage(row: Record, answer: Answer) -> Record:
         attempts, attempts_ok, _, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
         input_audio_tokens, output_audio_tokens, cost_nusd, at_risk_tokens, unpriced, estimated,
     ) = answer.sums  # fmt: skip
-    row["requests"] = requests
-    row["ok"] = ok
-    row["failed"] = failed
-    row["rejected"] = rejected
-    row["interrupted"] = interrupted
-    row["client_gone"] = client_gone
-    row["failed_over"] = failed_over
-    row["attempts"] = attempts
-    row["attempts_ok"] = attempts_ok
-    row["input_tokens"] = input_tokens
-    row["cached_input_tokens"] = cached_input_tokens
-    row["cache_write_tokens"] = cache_write_tokens
-    row["output_tokens"] = output_tokens
-    row["reasoning_tokens"] = reasoning_tokens
-    row["input_audio_tokens"] = input_audio_tokens
-    row["output_audio_tokens"] = output_audio_tokens
-    row["at_risk_tokens"] = at_risk_tokens
-    row["attempts_failed"] = attempts - attempts_ok
-    row["unpriced_attempts"] = unpriced
-    row["estimated_attempts"] = estimated
-    row["cache_hits"] = cache_hits
-    row["saved_usd"] = nusd_to_usd(saved_nusd)
-    row["rated"] = rated
-    row["cost_usd"] = nusd_to_usd(cost_nusd)
-    row["success_rate"] = _success_rate(ok, failed, interrupted)
-    row["cost_per_call_usd"] = nusd_to_usd(round(cost_nusd / requests)) if requests else None
-    row["tokens_per_call"] = round((input_tokens + output_tokens) / requests, 1) if requests else None
-    row["mean_duration_ms"] = round(duration_us / requests / 1000, 3) if requests else None
-    row["mean_first_token_ms"] = round(first_token_us / first_tokens / 1000, 3) if first_tokens else None
-    row["cache_hit_rate"] = round(cache_hits / requests, 6) if requests else None
-    row["mean_quality"] = round(quality_ppm / rated / PPM, 4) if rated else None
+    row |= {
+        "requests": requests,
+        "ok": ok,
+        "failed": failed,
+        "rejected": rejected,
+        "interrupted": interrupted,
+        "client_gone": client_gone,
+        "failed_over": failed_over,
+        "attempts": attempts,
+        "attempts_ok": attempts_ok,
+        "input_tokens": input_tokens,
+        "cached_input_tokens": cached_input_tokens,
+        "cache_write_tokens": cache_write_tokens,
+        "output_tokens": output_tokens,
+        "reasoning_tokens": reasoning_tokens,
+        "input_audio_tokens": input_audio_tokens,
+        "output_audio_tokens": output_audio_tokens,
+        "at_risk_tokens": at_risk_tokens,
+        "attempts_failed": attempts - attempts_ok,
+        "unpriced_attempts": unpriced,
+        "estimated_attempts": estimated,
+        "cache_hits": cache_hits,
+        "saved_usd": nusd_to_usd(saved_nusd),
+        "rated": rated,
+        "cost_usd": nusd_to_usd(cost_nusd),
+        "success_rate": _success_rate(ok, failed, interrupted),
+        "error_rate": _error_rate(ok, failed, interrupted),
+        "cost_per_call_usd": nusd_to_usd(round(cost_nusd / requests)) if requests else None,
+        "tokens_per_call": round((input_tokens + output_tokens) / requests, 1) if requests else None,
+        "mean_duration_ms": round(duration_us / requests / 1000, 3) if requests else None,
+        "mean_first_token_ms": round(first_token_us / first_tokens / 1000, 3) if first_tokens else None,
+        "cache_hit_rate": round(cache_hits / requests, 6) if requests else None,
+        "mean_quality": round(quality_ppm / rated / PPM, 4) if rated else None,
+    }
     if answer.durations is not None and answer.first_token_times is not None:
         row["p50_ms"], row["p95_ms"], row["p99_ms"] = percentiles(answer.durations[0], SHARES, answer.durations[1])
         times, less = answer.first_token_times
@@ -308,3 +446,8 @@ def _success_rate(ok: int, failed: int, interrupted: int) -> float | None:
     """Of the requests that it was for the proxy and its providers to answer: not those refused, nor those that the caller gave up."""
     owed = ok + failed + interrupted
     return round(ok / owed, 6) if owed else None
+
+
+def _error_rate(ok: int, failed: int, interrupted: int) -> float | None:
+    """The rest of the same requests."""
+    return _success_rate(failed + interrupted, ok, 0)

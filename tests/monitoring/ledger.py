@@ -126,12 +126,21 @@ class FakeLedger:
         return [(day, cost) for day, cost in sorted(sums.items()) if cost]
 
     async def used_by_day(
-        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] | None = None
+        self,
+        group: str | None,
+        since_ms: int,
+        until_ms: int | None = None,
+        *,
+        filters: Mapping[str, str] | None = None,
+        among: Sequence[str | None] = (),
     ) -> list[tuple[str, str | None, int, int, int]]:
-        self.asked.append(f"used_by_day {group}")
+        self.asked.append(f"used_by_day {group}{' among ' + ', '.join(map(str, among)) if among else ''}")
         sums: dict[tuple[str, str | None], list[int]] = {}
         for call in self._between(since_ms, until_ms, filters or {}):
-            row = sums.setdefault((call.time[:10], None if group is None else _group(call, group, "UTC")), [0, 0, 0])
+            name = None if group is None else _group(call, group, "UTC")
+            if among and name not in among:
+                continue
+            row = sums.setdefault((call.time[:10], name), [0, 0, 0])
             for place, more in enumerate((1, call.input_tokens + call.output_tokens, call.cost_nusd or 0)):
                 row[place] += more
         return [(day, name, attempts, tokens, cost) for (day, name), (attempts, tokens, cost) in sums.items()]

@@ -377,7 +377,13 @@ class Ledger:
         return [row("openai/gpt-4o", cost="10", **GPT_4O)]
 
     async def used_by_day(
-        self, group: str | None, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] | None = None
+        self,
+        group: str | None,
+        since_ms: int,
+        until_ms: int | None = None,
+        *,
+        filters: Mapping[str, str] | None = None,
+        among: Sequence[str | None] = (),
     ) -> list[tuple[str, str | None, int, int, int]]:
         self.asked.append(("day", str(group)))
         return [("2026-11-20", "openai", 100, 1000, usd_to_nusd("10"))]

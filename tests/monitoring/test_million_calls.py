@@ -14,7 +14,7 @@ from proxy.monitoring.picture import Picture
 from proxy.monitoring.query import Query, read_query
 from proxy.storage.queries import Queries
 from tests.storage import big
-from tests.storage.big import DAY_MS, FIRST_MS
+from tests.storage.big import DAY_MS, FIRST_MS, collecting_as_the_server_does, shown
 
 pytestmark = [pytest.mark.performance, pytest.mark.anyio]
 
@@ -90,10 +90,11 @@ def picture(tmp_path: Path) -> Picture:
 @pytest.mark.parametrize("name", REPORTS)
 async def test_a_report_takes_less_than_a_tenth_of_a_second(ledger: Queries, picture: Picture, name: str) -> None:
     costs = []
-    for _ in range(RUNS):
-        before = time.process_time()
-        await REPORTS[name](picture, ledger)
-        costs.append((time.process_time() - before) * 1000)
-    costs.sort()
-    print(f"{name}: p50 {costs[RUNS // 2]:.1f} ms, p95 {costs[RUNS * 95 // 100 - 1]:.1f} ms")
-    assert costs[RUNS * 95 // 100 - 1] < 100
+    with collecting_as_the_server_does():
+        for _ in range(RUNS):
+            before = time.process_time()
+            await REPORTS[name](picture, ledger)
+            costs.append((time.process_time() - before) * 1000)
+    words, p95 = shown(costs)
+    print(f"{name}: {words}")
+    assert p95 < 100

@@ -622,11 +622,12 @@ async def test_a_pace_is_of_the_last_weeks_and_of_each_name() -> None:
     assert pace.whole is not None
     assert set(pace.by_name) == {"acme", "beta"}
     assert await read_pace(FakeLedger(), WALL) == type(pace)(None)
+    assert set((await read_pace(FakeLedger(CALLS), WALL, scope="provider", among=["beta"])).by_name) == {"beta"}
 
 
 async def test_rates_count_attempts_and_their_tokens() -> None:
     calls = [Call(time=f"2026-11-{day:02}T10:00:00", chain=None if day % 2 else "smart") for day in range(1, 21)]
-    rates = await read_rates(FakeLedger(calls), WALL, "chain")
+    rates = await read_rates(FakeLedger(calls), WALL, "chain", ["smart", "other"])
     assert set(rates) == {"smart"}
     rate = rates["smart"]
     assert rate is not None

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.storage.queries import Queries
 from tests.storage import big
-from tests.storage.big import DAY_MS, FIRST_MS
+from tests.storage.big import DAY_MS, FIRST_MS, collecting_as_the_server_does, shown
 
 pytestmark = [pytest.mark.performance, pytest.mark.anyio]
 
@@ -75,15 +75,16 @@ async def queries(million: Path) -> AsyncIterator[Queries]:
 
 async def costs_ms(queries: Queries, ask: Ask) -> list[float]:
     costs = []
-    for _ in range(RUNS):
-        before = time.process_time()
-        await ask(queries)
-        costs.append((time.process_time() - before) * 1000)
-    return sorted(costs)
+    with collecting_as_the_server_does():
+        for _ in range(RUNS):
+            before = time.process_time()
+            await ask(queries)
+            costs.append((time.process_time() - before) * 1000)
+    return costs
 
 
 @pytest.mark.parametrize("name", REPORTS)
 async def test_a_report_takes_less_than_a_tenth_of_a_second(queries: Queries, name: str) -> None:
-    costs = await costs_ms(queries, REPORTS[name])
-    print(f"{name}: p50 {costs[RUNS // 2]:.1f} ms, p95 {costs[RUNS * 95 // 100 - 1]:.1f} ms")
-    assert costs[RUNS * 95 // 100 - 1] < 100
+    words, p95 = shown(await costs_ms(queries, REPORTS[name]))
+    print(f"{name}: {words}")
+    assert p95 < 100

@@ -271,7 +271,9 @@ def test_what_was_forgotten_is_not_missed_and_its_sums_stay(ledger: Path) -> Non
     repair(ledger, wall, log=quiet)
     assert verify(ledger).differing == 0  # of hours whose rows are gone the sums are all there is: they stay as they are
     change(
-        ledger, "UPDATE hourly_sums SET requests = requests - 1 WHERE slice = 1 AND hour <= (SELECT value / 3600000 FROM marks)"
+        ledger,
+        "UPDATE hourly_sums SET requests = requests - 1 WHERE slice = 1 AND hour <= (SELECT value / 3600000 FROM marks "
+        "WHERE name = 'rows_gone_until_ms')",
     )
     repair(ledger, wall, log=quiet)
     assert totals(ledger) == before
