@@ -143,6 +143,20 @@ def test_the_container_runs_as_nobody_special_and_installs_what_is_locked() -> N
     assert [path for path in copied if f"!{path}" not in allowed] == []
 
 
+def test_every_command_in_the_container_is_about_what_is_served_there() -> None:
+    """`docker compose exec tollbridge tollbridge status` knows neither the server's options nor its working directory."""
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    environ = dict(re.findall(r"(TOLLBRIDGE_\w+)=(\S+)", text))
+    assert environ == {"TOLLBRIDGE_CONFIG": "/etc/tollbridge/providers.yaml", "TOLLBRIDGE_DATA_DIR": "/var/lib/tollbridge"}
+    assert re.findall(r"^(?:ENTRYPOINT|CMD) (.+)$", text, re.MULTILINE) == ['["tollbridge"]', '["serve"]']
+    assert f"VOLUME {environ['TOLLBRIDGE_DATA_DIR']}\n" in text
+    mounts = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]["tollbridge"]["volumes"]
+    places = dict(mount.split(":")[1::-1] for mount in mounts)
+    assert places["/var/lib/tollbridge"] == "ledger"
+    folder, name = environ["TOLLBRIDGE_CONFIG"].rsplit("/", 1)
+    assert (DEPLOY / places[folder] / name).is_file()
+
+
 def test_the_compose_file_needs_no_step_by_hand(tmp_path: Path) -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
     services = compose["services"]
