@@ -3,7 +3,8 @@
 .SUFFIXES:
 .PHONY: help install run test check fuzz audit sbom bench soak docs lock clean
 
-PYTHON = python3.11 python3
+# The distribution's own first: it is built with profile-guided optimisation, which one that was built by hand often is not.
+PYTHON = /usr/bin/python3.11 python3.11 python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet
 PIP_INSTALL = $(PIP) install --require-hashes --only-binary :all:
 ARGS =
@@ -59,7 +60,7 @@ clean: ## remove .venv and caches; the ledger in data/ stays
 
 .venv/bin/python:
 	@for python in $(PYTHON); do \
-		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$python -m venv .venv"; exec $$python -m venv .venv; fi; \
+		if $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$python -m venv .venv"; exec $$python -m venv .venv; fi; \
 	done; echo "Python 3.11 or newer is needed and was not found as $(PYTHON): make PYTHON=/path/to/python3.11" >&2; exit 1
 
 # The command is a launcher and not an installed copy: the clone itself runs, an edit needs no new install, and site-packages
