@@ -25,6 +25,8 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from proxy.accounting.journal import JournalError
+from proxy.accounting.spending import needs_sums
+from proxy.config import whereabouts
 from proxy.config.check import exposure_fault
 from proxy.config.faults import ConfigError
 from proxy.config.key_store import KeysBroken
@@ -33,12 +35,13 @@ from proxy.config.location import config_path
 from proxy.config.settings import Settings
 from proxy.core.version import VERSION
 from proxy.engine.formats import load_formats
+from proxy.launch import let_go_of_output
 from proxy.runtime import Runtime
 from proxy.server.admin import ADMIN
 from proxy.server.banner import banner
 from proxy.server.cache import CACHE
 from proxy.server.dashboard import DASHBOARD
-from proxy.server.door import BACKLOG
+from proxy.server.door import BACKLOG, UNSENT_BYTES
 from proxy.server.endpoints import COMPLETIONS, EMBEDDINGS, FALLBACK, MODELS, PROBES, routes
 from proxy.server.keys import KEYS
 from proxy.server.lifecycle import DrainingServer
@@ -126,16 +129,22 @@ def serve(
 
     def announce() -> None:
         bound_host, bound_port = listeners[0].getsockname()[:2]
+        whereabouts.tell(settings.data_dir, bound_host, bound_port)
         started_ms = process_age_s(otherwise=time.monotonic() - began) * 1000
-        sys.stdout.write(banner(settings, version=VERSION, host=bound_host, port=bound_port, started_ms=started_ms))
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(banner(settings, version=VERSION, host=bound_host, port=bound_port, started_ms=started_ms))
+            sys.stdout.flush()
+        except OSError as error:
+            let_go_of_output()
+            with suppress(OSError):
+                sys.stderr.write(f"the banner cannot be written: {error.strerror}; the proxy runs on port {bound_port}\n")
 
     if workers > 1:
         # it is built on this module
         from proxy.workers.supervisor import Supervisor, SupervisorBusy
 
         try:
-            return Supervisor(settings, read, listeners, announce=announce).run()
+            return Supervisor(settings, read, listeners, announce=announce, drainer_first=needs_sums(settings)).run()
         except (SupervisorBusy, OSError) as error:
             return _refuse(str(error))
     return _serve_alone(settings, read, listeners[0], announce)
@@ -225,6 +234,7 @@ def _bound(host: str, port: int, *, beside: bool = False) -> socket.socket:
     family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family, kind, number)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)  # whoever comes in by it inherits that
     try:
         if beside:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -19,7 +19,7 @@ import typer
 
 from proxy.commands.shell import Place, console, count, print_json, print_warnings
 from proxy.core.version import VERSION
-from proxy.launch import LOG_LEVELS, MAX_PORT, MAX_WORKERS, ServeOptions
+from proxy.launch import LOG_LEVELS, MAX_PORT, MAX_WORKERS, ServeOptions, is_of_output, let_go_of_output
 from proxy.launch import serve as run_server
 
 app = typer.Typer(
@@ -44,7 +44,14 @@ ExportOption = Annotated[Path | None, typer.Option(help="Into this file, as its 
 def main() -> None:
     arguments = ["version" if argument == "--version" else argument for argument in sys.argv[1:2]]
     make_ready(arguments)
-    app([*arguments, *sys.argv[2:]], prog_name="tollbridge")
+    try:
+        app([*arguments, *sys.argv[2:]], prog_name="tollbridge")
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        let_go_of_output()
+        typer.echo(f"standard output cannot be written: {error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 def make_ready(asked: list[str]) -> None:
@@ -108,8 +115,9 @@ def check(
             return
         print_warnings(settings)
         ready = sum(provider.enabled for provider in settings.providers.values())
+        chains = [*settings.chains, *settings.wildcards]
         typer.echo(
-            f"{settings.path or 'built-in configuration'}: ok. Configuration {settings.hash}: {count(settings.chains, 'chain')}, "
+            f"{settings.path or 'built-in configuration'}: ok. Configuration {settings.hash}: {count(chains, 'chain')}, "
             f"{count(settings.providers, 'provider')} ({ready} usable), {count(settings.clients, 'client')}."
         )
         return

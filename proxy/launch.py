@@ -1,9 +1,10 @@
 """The way in. `tollbridge serve` as it is nearly always written starts without the library that reads command lines, which would take a
-twentieth of the time until it is ready. Everything else, help and mistakes included, is for `cli.py`, where the same options are declared.
+seventh of the time until it is ready. Everything else, help and mistakes included, is for `cli.py`, where the same options are declared.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from proxy.config.location import config_path
-from proxy.core.late_methods import late_methods
+from proxy.late import late_compiling, leave_unused_modules
 
 BEGAN = time.monotonic()
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -43,6 +44,7 @@ class ServeOptions(TypedDict):
 
 
 def main() -> None:
+    keep_standard_files()
     options = plain_options(sys.argv[2:]) if sys.argv[1:2] == ["serve"] else None
     if options is None:
         # what this module does without
@@ -53,12 +55,35 @@ def main() -> None:
         sys.exit(serve(options))
 
 
+def keep_standard_files() -> None:
+    """Where 0, 1 or 2 is closed, the next file that is opened would get its number, and with it what is said there: the log's lines would
+    go into the ledger."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether it says that standard output takes no more, a full disk behind `>` for one, and not something of a file with a name."""
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
+
+
+def let_go_of_output() -> None:
+    """What is left to be written there would make the program fail again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def serve(options: ServeOptions) -> int:
     """The exit code."""
     gc.disable()  # a quarter of the start is the collector walking over modules that stay; the runtime turns it on when it is up
-    # pydantic would look for some in what is installed, one file after the other
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    with late_methods():
+    leave_unused_modules()
+    with late_compiling():
         # the server, which no other command needs
         from proxy.app import serve as run
 

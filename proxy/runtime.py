@@ -21,7 +21,7 @@ from proxy.config.key_store import KeysBroken, KeyStore
 from proxy.config.reload import ConfigWatcher
 from proxy.config.settings import Settings
 from proxy.core.clock import WallWatch
-from proxy.core.deadlines import TICK_S
+from proxy.core.deadlines import STEP_S, TICK_S
 from proxy.core.errors import LedgerUnavailable
 from proxy.core.kept import Held
 from proxy.core.redact import Redactor
@@ -63,6 +63,7 @@ from proxy.workers.shared import Table
 
 CATCH_UP_S = 30.0  # for the ledger to know what budgets have been spent, where there are any
 SOON_S = 0.01  # how often a start looks whether another process is ready; the timer is too slow for that
+DRAINER_WAITS_S = 0.1
 SEED_AGAIN_S = 5.0
 SEED_KEYS_S = 2.0
 SEED_PASSES = 2
@@ -101,6 +102,7 @@ class Runtime:
         self._seeding_keys = False
         self.ticks: int | None = 0  # how often the loop's timer came round; None once it is being stopped
         self._timer: asyncio.TimerHandle | None = None
+        self._turning_out: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._checks: asyncio.Task[None] | None = None  # of the providers' health, where this process makes them
         self._drainer: DrainerProcess | None = None
@@ -252,7 +254,8 @@ class Runtime:
             self._tasks.append(asyncio.create_task(self._begin_counting()))  # before the drainer counts anything
         if self._seat is None:
             self._drainer = DrainerProcess(self._data_dir, on_caught_up=self._caught_up.set, log=self.logs)
-            self._tasks.append(asyncio.create_task(self._drainer.run()))
+            # what nothing waits for leaves the processor to what makes this one ready
+            self._tasks.append(asyncio.create_task(self._drainer.run(in_s=0.0 if self.spending.is_counted else DRAINER_WAITS_S)))
         if self._watch and self.settings.path is not None:
             self.watcher = ConfigWatcher(self._reload, self.settings, on_change=self._apply, on_error=self._refuse)
             self._tasks.append(asyncio.create_task(self.watcher.run()))
@@ -284,8 +287,9 @@ class Runtime:
 
     async def stop(self) -> None:
         self.ticks = None
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._turning_out):
+            if timer is not None:
+                timer.cancel()
         self.gateway.loop_watch.stop()
         services = self.gateway.services
         for task in [*self._tasks, *([services.warming] if services.warming is not None else [])]:
@@ -316,7 +320,8 @@ class Runtime:
     def _tick(self) -> None:
         now = self.clock.monotonic()
         self.gateway.tick(now)
-        self.gateway.services.deadlines.turn(now)
+        if self.gateway.services.deadlines.turn(now):
+            self._turning_out = asyncio.get_running_loop().call_later(STEP_S, self._turn_out)
         self.logs.flush()
         self.ticks = ticks = (self.ticks or 0) + 1
         if self._pulse is not None:
@@ -334,6 +339,11 @@ class Runtime:
         if ticks % round(SWEEP_EVERY_S / TICK_S) == 0 and (lost := self.spending.sweep()):
             self.logs.warning("holds_swept", count=lost)
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _turn_out(self) -> None:
+        """Some more of many whose time was over at the last tick."""
+        if self.gateway.services.deadlines.go_on(self.clock.monotonic()):
+            self._turning_out = asyncio.get_running_loop().call_later(STEP_S, self._turn_out)
 
     @property
     def signs_of_life(self) -> int | None:

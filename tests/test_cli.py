@@ -120,6 +120,9 @@ def test_a_good_file_passes_and_says_what_is_odd(run: Run, file: Path) -> None:
     done = run("check")
     assert done.code == 0
     assert "2 chains, 3 providers (2 usable), 0 clients" in done.out
+    with file.open("a", encoding="utf-8") as more:
+        more.write('  "gpt-*": [openai/gpt-*]\n')
+    assert "3 chains, 3 providers" in run("check").out
     assert "GROQ_API_KEY" in done.err
 
 

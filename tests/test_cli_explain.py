@@ -99,7 +99,8 @@ def test_what_it_would_be_refused_for_is_a_plan_too(run: Run) -> None:
         (("--model", "cheap", "--client", "nobody"), 1, "There is no client"),
         (("--model", "cheap", "--header", "x-tollbridge-priority: huge"), 1, "must be one of low, normal, high"),
         (("--model", "cheap", "--header", "prefer"), 2, "write 'name: value'"),
-        (("--model", "cheap", "--file", "nothing.json"), 1, "nothing.json cannot be read"),
+        (("--model", "cheap", "--file", "nothing.json"), 1, "nothing.json cannot be read: No such file or directory"),
+        (("--model", "cheap", "--file", "-"), 1, "standard input is not JSON"),
         (("--model", "cheap", "--file", "providers.yaml"), 1, "providers.yaml is not JSON"),
         ((), 2, "the ID of a request, or --model"),
         (("SOME-ID", "--model", "cheap"), 2, "an ID is of a request that was"),
@@ -112,9 +113,15 @@ def test_what_makes_no_sense_is_a_sentence(run: Run, arguments: tuple[str, ...],
     assert words in " ".join(done.err.replace("│", " ").split())
 
 
-def test_a_list_is_no_request(run: Run, folder: Path) -> None:
-    (folder / "list.json").write_text("[]", encoding="utf-8")
-    assert "has no JSON object in it" in run("--model", "cheap", "--file", "list.json").err
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [(b"[]", "has no JSON object in it"), (b'{"a": "\xe9"}', "it is not UTF-8 text"), (b"[" * 100_000, "is nested too deeply")],
+    ids=["list", "latin-1", "deep"],
+)
+def test_a_file_that_is_no_request(run: Run, folder: Path, written: bytes, words: str) -> None:
+    (folder / "request.json").write_bytes(written)
+    done = run("--model", "cheap", "--file", "request.json")
+    assert (done.code, words in done.err) == (1, True)
 
 
 # -- by a proxy that runs

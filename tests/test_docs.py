@@ -24,6 +24,7 @@ from proxy.config.catalogue import load_catalogue
 from proxy.config.load import load
 from proxy.config.providers import PLACES
 from proxy.config.settings import ServerSettings
+from proxy.core import deadlines
 from proxy.core.errors import CallerError, ChainSpent, ProxyError
 from proxy.core.version import VERSION
 from proxy.dialects import native_embeddings, openai_embeddings, openai_request
@@ -368,6 +369,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "model name": f"{openai_request.MAX_MODEL_BYTES} B",
         "tag (department, agent, task)": f"{openai_request.MAX_TAG_CHARS} characters",
         "a caller that reads nothing of its answer": f"{attempt.WRITE_STALL_S:.0f} s",
+        "of its answer, in the kernel and unsent": size(door.UNSENT_BYTES),
         "wrong admin tokens a minute, from one address": str(guard.ADMIN_ATTEMPTS_PER_MINUTE),
         "head of a provider's answer": size(response.MAX_HEAD_BYTES),
         "whole answer of a provider": size(attempt.MAX_ANSWER_BYTES),
@@ -385,6 +387,7 @@ def test_figures_in_the_prose_are_those_of_the_code() -> None:
     assert f"at most {size(MAX_LINE_BYTES)}" in security
     assert f"at most {MAX_MESSAGE_CHARS} characters" in security
     assert f"more than {openai_request.MAX_DEPTH} levels" in doc("errors.md")
+    assert f"within {deadlines.SPREAD_S:g} s more" in security
     ledger = doc("ledger.md")
     assert f"at most {size(MAX_PAYLOAD_BYTES)}" in ledger
     assert f"{drainer.BATCH_RECORDS:,} records" in ledger or f"{drainer.BATCH_RECORDS} records" in ledger

@@ -109,5 +109,5 @@ def test_the_way_in_imports_next_to_nothing() -> None:
     at_the_top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     assert {module for module in at_the_top if module and module.startswith("proxy")} == {
         "proxy.config.location",
-        "proxy.core.late_methods",
+        "proxy.late",
     }

@@ -20,6 +20,11 @@ from proxy.core.shared import ALONE, Shared
 from proxy.core.target import Credential, Target
 
 
+def needs_sums(settings: Settings) -> bool:
+    """Whether anything is configured that the ledger has sums for, which a start waits for."""
+    return any(budgets_of(settings)) or any(provider.quotas for provider in settings.providers.values())
+
+
 class Spending:
     """`budgets`, `quotas` and `throttle` are there for good; `configure` changes what is in them."""
 

@@ -24,6 +24,7 @@ from proxy.core.errors import InvalidValue
 from proxy.core.money import nusd_to_usd
 from proxy.core.target import Target
 from proxy.core.usage import Usage
+from proxy.launch import is_of_output
 from proxy.monitoring.query import MAX_MOMENT_MS, moment_ms
 from proxy.storage import export as rows
 from proxy.storage import reprice as pricing
@@ -109,7 +110,7 @@ def export(place: Place, what: str, form: str, *, since: str | None, until: str 
         place.fail(f"there is no {LEDGER} in {folder}")
     read = rows.requests if what == "requests" else rows.attempts
     fields = rows.REQUEST_FIELDS if what == "requests" else rows.ATTEMPT_FIELDS
-    with _sentences(place, folder):
+    with _sentences(place, folder, prints=output is None):
         found = read(folder, since_ms, until_ms)
         if output is None:
             _write(found, fields, form, sys.stdout)
@@ -155,8 +156,8 @@ def _verified(place: Place, folder: Path) -> Findings:
 
 
 @contextmanager
-def _sentences(place: Place, folder: Path) -> Iterator[None]:
-    """What can go wrong with the file, as an exit with a sentence."""
+def _sentences(place: Place, folder: Path, *, prints: bool = False) -> Iterator[None]:
+    """What can go wrong with the file, as an exit with a sentence. `prints`: with standard output, too, of which more is said elsewhere."""
     try:
         yield
     except DrainerBusy:
@@ -164,7 +165,7 @@ def _sentences(place: Place, folder: Path) -> Iterator[None]:
     except (NoLedger, LedgerTooNew) as error:
         place.fail(str(error))
     except (sqlite3.Error, OSError) as error:
-        if isinstance(error, BrokenPipeError):
+        if prints and isinstance(error, OSError) and is_of_output(error):
             raise
         place.fail(f"{folder}: the ledger cannot be used: {error}")
 

@@ -110,15 +110,20 @@ def _print(lines: Sequence[str]) -> None:
 
 def _body(place: Place, file: Path) -> dict[str, Any]:
     """The request in a file; - is standard input."""
+    name = "standard input" if str(file) == "-" else str(file)
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         body = json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        place.fail(f"{file} cannot be read: {error}")
+    except OSError as error:
+        place.fail(f"{name} cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError:
+        place.fail(f"{name} cannot be read: it is not UTF-8 text")
     except ValueError as error:
-        place.fail(f"{file} is not JSON: {error}")
+        place.fail(f"{name} is not JSON: {error}")
+    except RecursionError:
+        place.fail(f"{name} is nested too deeply")
     if not isinstance(body, dict):
-        place.fail(f"{file} has no JSON object in it, which the body of a request is")
+        place.fail(f"{name} has no JSON object in it, which the body of a request is")
     return body
 
 

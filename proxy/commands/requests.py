@@ -15,7 +15,8 @@ def show(place: Place, request_id: str) -> None:
     if place.as_json:
         print_json(row)
     else:
-        console().print(*tables.request(row), sep="\n")
+        terminal = console()
+        terminal.print(*tables.request(row, terminal.width), sep="\n")
 
 
 def one(place: Place, request_id: str) -> dict[str, Any]:
@@ -44,6 +45,6 @@ def listed(place: Place, limit: int, before: str | None, filters: Mapping[str, s
         print_json(rows, next=following)
         return
     terminal = console()
-    terminal.print(tables.requests(rows) if rows else f"no such request in {folder}")
+    terminal.print(tables.requests(rows, terminal.width) if rows else f"no such request in {folder}")
     if following:
         terminal.print(f"older ones: --before {following}", style="dim")

@@ -1,4 +1,5 @@
-"""A proxy that runs where the configuration says, asked over HTTP. It need not run: then there is no answer, and no failure."""
+"""The proxy that writes the ledger, or one that runs where the configuration says, asked over HTTP. It need not run: then there is no
+answer, and no failure."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.config import whereabouts
 from proxy.config.settings import Settings
 
 TIMEOUT_S = 20.0  # the longest question is a health check of every provider
@@ -40,8 +42,10 @@ class Running:
     """One proxy. `host` and `port` instead of the configuration's are those of one that was started for the purpose."""
 
     def __init__(self, settings: Settings, *, host: str | None = None, port: int | None = None) -> None:
-        self.host = host or _EVERYWHERE.get(settings.server.host, settings.server.host)
-        self.port = settings.server.port if port is None else port
+        known = whereabouts.ask(settings.data_dir) if port is None else None
+        server_host, server_port = known or (settings.server.host, settings.server.port)
+        self.host = host or _EVERYWHERE.get(server_host, server_host)
+        self.port = server_port if port is None else port
         self._token = settings.admin_token
 
     @property

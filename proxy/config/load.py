@@ -27,9 +27,10 @@ from proxy.config.messages import Details, describe, file_path
 from proxy.config.resolve import resolve
 from proxy.config.schema import File
 from proxy.config.settings import Settings
-from proxy.config.source import read_yaml
+from proxy.config.source import MAX_FILE_BYTES, TOO_LARGE, read_yaml
 
 MAX_ROUNDS = 20
+_SOME_TARGET = "demo/chat"
 
 
 class Overrides(TypedDict, total=False):
@@ -95,7 +96,11 @@ def load(
 
 def _read(path: FilePath) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(4 * MAX_FILE_BYTES + 1)  # whatever it is the wrong file of, a device for one
+        if len(data) > 4 * MAX_FILE_BYTES:
+            raise ConfigError([ConfigFault(str(path), 1, 1, TOO_LARGE)])
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError([ConfigFault(str(path), line, 1, "not UTF-8 text (save the file as UTF-8)")]) from None
@@ -200,7 +205,11 @@ def _validate(data: dict[str, Any], draft: Draft) -> File:
 
 
 def _remove(data: Any, path: Path) -> None:
-    """Takes out a key; an item of a list goes with its list, so that the others keep their places."""
+    """Takes out a key; an item of a list goes with its list, so that the others keep their places. A target gives way to one that is
+    right, so that what is wrong with the others is told as well."""
+    if path[:1] == ("chains",) and isinstance(path[-1], int) and isinstance(targets := _at(data, path[:-1]), list):
+        targets[path[-1]] = _SOME_TARGET
+        return
     while path and isinstance(path[-1], int):
         path = path[:-1]
     if not path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,15 +12,20 @@ def literal_length(pattern: str) -> int:
     return len(pattern) - pattern.count("*")
 
 
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile("(.*)".join(map(re.escape, pattern.split("*"))), re.DOTALL)
-
-
 def matched_part(pattern: str, name: str) -> str | None:
-    """What the (first) `*` of the pattern stands for in the name, None when it does not fit."""
-    found = _compiled(pattern).fullmatch(name)
-    return (found[1] if found.re.groups else "") if found else None
+    """What the (first) `*` of the pattern stands for in the name, as much of it as can be; None when it does not fit."""
+    first, *others = pattern.split("*")
+    if not others:
+        return "" if name == pattern else None
+    last = others.pop()
+    end = len(name) - len(last)
+    if end < len(first) or not name.startswith(first) or not name.endswith(last):
+        return None
+    for part in reversed(others):
+        end = name.rfind(part, len(first), end)
+        if end < 0:
+            return None
+    return name[len(first) : end]
 
 
 def best_match(patterns: Mapping[str, T], name: str) -> T | None:

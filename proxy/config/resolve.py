@@ -20,7 +20,6 @@ from proxy.config.providers import budget_of, build_provider, health_settings
 from proxy.config.schema import AuthSection, ChainSection, ClientSection, File, ShareSection, TargetSection, Tuning
 from proxy.config.settings import (
     AUTO,
-    MAX_MODEL_NAME,
     ChainTemplate,
     ClientSettings,
     PerAddress,
@@ -32,6 +31,7 @@ from proxy.config.settings import (
 from proxy.config.targets import TargetFactory, lay_over, rate_limits, static_target
 from proxy.config.telling import alerts_of, ledger_of, retention_of
 from proxy.core.limits import Budget
+from proxy.core.names import MAX_MODEL_BYTES, is_model_name
 from proxy.core.target import DEFAULT_FAILOVER_ON, STATIC, CacheSettings, Chain, Provider, Secret, Target
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -122,7 +122,8 @@ def resolve(draft: Draft, effective: Mapping[str, Any], path: FilePath | None, e
         ledger=ledger,
         health=health_settings(file.health),
         alerts=alerts,
-        warnings=tuple(map(str, sorted(draft.warned, key=lambda warning: (warning.line, warning.col)))),
+        # what an anchor stands for is read wherever it is used, and written in one place
+        warnings=tuple(dict.fromkeys(map(str, sorted(draft.warned, key=lambda warning: (warning.line, warning.col))))),
         files=(*((path,) if path else ()), env_path, *sorted(draft.environment.files_read)),
         known_secrets=tuple(secrets),
         direct=factory.make,
@@ -139,8 +140,9 @@ def _as_section(chain: ChainSection | list[str | TargetSection]) -> ChainSection
 
 def _steps(name: str, chain: ChainSection, draft: Draft) -> list[_Step]:
     path: Path = ("chains", name)
-    if not name or len(name) > MAX_MODEL_NAME:
-        draft.fault(path, f"a chain's name has 1 to {MAX_MODEL_NAME} characters (shorten it)", at_key=True)
+    if not is_model_name(name):
+        why = f"names are 1 to {MAX_MODEL_BYTES} bytes of printable text in Unicode's NFC form"
+        draft.fault(path, f"nobody could ask for a chain of this name: {why} (write another)", at_key=True)
     if name.count("*") > 1:
         draft.fault(path, f"'{one_line(name)}' holds more than one '*' (keep one)", at_key=True)
     if not chain.targets:

@@ -5,13 +5,15 @@ The descriptions and examples here are what an editor shows (`tollbridge schema`
 `resolve.py` lays the levels over each other.
 """
 
-from __future__ import annotations
+# annotations are objects here and not texts, which pydantic would have to compile one by one
 
 import re
 import typing
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NoReturn
+from inspect import Signature, signature
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
@@ -35,6 +37,17 @@ PERCENTILE = re.compile(r"p[5-9][0-9]")
 SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(B|KB|MB|GB|KiB|MiB|GiB)")
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+_NO_PARAMETERS = Signature()
+
+
+def signed(function: F, its: Signature | None = None) -> F:
+    """pydantic asks for the signature of a validator, and of what makes a default, wherever one is used: to find it out takes longer than
+    all else that it does there."""
+    setattr(function, "__signature__", signature(function) if its is None else its)  # noqa: B010 - no attribute that mypy knows
+    return function
+
+
 def parse_duration(value: object) -> float:
     """`"250ms"` -> 0.25. Seconds. Raises PydanticCustomError, which has the advice in its message."""
     found = DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -46,6 +59,7 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
+@signed
 def parse_timeout(value: object) -> float:
     seconds = parse_duration(value)
     if seconds <= 0:
@@ -117,6 +131,7 @@ def _no_zone() -> NoReturn:
     raise PydanticCustomError("zone", "no time zone is called that")
 
 
+@signed
 def _no_bool(value: object) -> object:
     """Python takes `true` for 1."""
     if isinstance(value, bool):
@@ -161,7 +176,12 @@ def optional(description: str, example: Any, default: Any = None) -> Any:
 def section(description: str, kind: Any = dict) -> Any:
     """A mapping or list that may be left out, or be empty in the file."""
     # constructed, not validated, so that pydantic builds no validator for each section besides the file's own
-    return Field(default_factory=getattr(kind, "model_construct", kind), description=description)
+    empty = getattr(kind, "model_construct", kind)
+
+    def make() -> Any:
+        return empty()
+
+    return Field(default_factory=signed(make, _NO_PARAMETERS), description=description)
 
 
 def required(description: str, example: Any) -> Any:

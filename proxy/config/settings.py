@@ -239,6 +239,8 @@ def fingerprint(value: object) -> str:
 
 def _canonical(value: Any) -> str:
     match value:
+        case None | str() | int() | float():  # nearly all there is; to find that it is no Mapping takes longer than the rest
+            return repr(value)
         case Secret():
             return value.fingerprint()
         case Mapping():  # order counts: it is the file's

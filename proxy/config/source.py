@@ -15,6 +15,7 @@ import yaml
 from proxy.config.faults import ConfigError, ConfigFault, Path, one_line
 
 MAX_FILE_BYTES = 1 << 20
+TOO_LARGE = "the file is larger than 1 MiB (this can hardly be the right file)"
 MAX_NODES = 100_000  # aliases count each time, so that a few lines cannot grow into gigabytes
 MAX_DEPTH = 40
 
@@ -53,7 +54,7 @@ class Source:
 def read_yaml(text: str, name: str) -> Source:
     """Raises ConfigError when the text is no YAML at all; other faults are left in `Source.faults`."""
     if len(text) > MAX_FILE_BYTES:
-        raise ConfigError([ConfigFault(name, 1, 1, "the file is larger than 1 MiB (this can hardly be the right file)")])
+        raise ConfigError([ConfigFault(name, 1, 1, TOO_LARGE)])
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         if _may_be_deep(text):

@@ -7,7 +7,6 @@ Everything else is the upstream's to judge, unknown fields included.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,13 +14,15 @@ import orjson
 
 from proxy.core.chat import NO_TAGS, ChatRequest, Tags
 from proxy.core.errors import InvalidJson, InvalidRequest, InvalidValue, ModelNotFound, ProxyError
+from proxy.core.names import MAX_MODEL_BYTES as MAX_MODEL_BYTES
+from proxy.core.names import is_model_name
 
 MAX_DEPTH = 64
 MAX_MESSAGES = 4096
 MAX_TOOLS = 512
 MAX_CHOICES = 16
-MAX_MODEL_BYTES = 256
 MAX_TAG_CHARS = 128
+_SHORT_BYTES = 2048
 
 # fields that other gateways obey: here they have no effect and go no further, so that a caller can never choose whom we call
 FORBIDDEN = frozenset(
@@ -99,9 +100,23 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise InvalidJson(f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
     if type(parsed) is not dict:
         raise InvalidRequest('The body must be a JSON object, such as {"model": …, "messages": […]}.')
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and too_deep(parsed, MAX_DEPTH):
+    many = body.count(b"{") + body.count(b"[") > MAX_DEPTH if len(body) < _SHORT_BYTES else _opens_often(body)
+    if many and too_deep(parsed, MAX_DEPTH):
         raise InvalidJson(f"The body is nested more than {MAX_DEPTH} levels deep.")
     return parsed
+
+
+def _opens_often(body: bytes) -> bool:
+    """Whether there are more brackets than levels allowed. In a long body to count them all takes longer than the parser does."""
+    left = MAX_DEPTH
+    for bracket in (b"{", b"["):
+        at = body.find(bracket)
+        while at >= 0:
+            left -= 1
+            if left < 0:
+                return True
+            at = body.find(bracket, at + 1)
+    return False
 
 
 def too_deep(value: Any, limit: int) -> bool:
@@ -125,7 +140,7 @@ def checked_model(model: object) -> str:
         raise InvalidRequest(f"`model` {fault}: name a chain, or a model as provider/name.", param="model")
     if model.isascii() and model.isprintable() and len(model) <= MAX_MODEL_BYTES:
         return model
-    if len(model.encode()) > MAX_MODEL_BYTES or not model.isprintable() or unicodedata.normalize("NFC", model) != model:
+    if not is_model_name(model):
         raise ModelNotFound(
             f"There is no such model: names are at most {MAX_MODEL_BYTES} bytes of printable text in Unicode's NFC form.",
             param="model",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.config.key_rules import warnings_of
-from proxy.config.settings import Settings
-from proxy.core.target import Provider
+from proxy.config.settings import ChainTemplate, Settings
+from proxy.core.target import STATIC, Provider
 
 
 def banner(settings: Settings, *, version: str, host: str, port: int, started_ms: float) -> str:
@@ -16,8 +16,9 @@ def banner(settings: Settings, *, version: str, host: str, port: int, started_ms
     lines += [f"  ready    {p.name:<12} {_keys(p)}" for p in usable]
     lines += [f"  skipped  {p.name:<12} {p.disabled}" for p in skipped]
     lines.append("")
-    if settings.chains:
-        lines += [*[f"  chain    {_chain(settings, name)}" for name in settings.chains], ""]
+    if settings.chains or settings.wildcards:
+        lines += [f"  chain    {_chain(settings, name)}" for name in settings.chains]
+        lines += [*[f"  chain    {_wildcard(settings, template)}" for _, template in settings.wildcards], ""]
     if settings.auth_none:
         lines.append("  Auth is off everywhere (`auth: none`): whoever reaches this address may use it.")
     elif not settings.needs_key:
@@ -50,6 +51,11 @@ def _keys(provider: Provider) -> str:
 def _chain(settings: Settings, name: str) -> str:
     targets = settings.chains[name].targets
     return f"{name:<12} " + " -> ".join([t.name if t.provider.enabled and t.disabled is None else f"({t.name})" for t in targets])
+
+
+def _wildcard(settings: Settings, template: ChainTemplate) -> str:
+    usable = {provider.name for provider in settings.providers.values() if provider.enabled} | {STATIC.name}
+    return f"{template.name:<12} " + " -> ".join([t if t.partition("/")[0] in usable else f"({t})" for t in template.targets])
 
 
 def _first_model(settings: Settings) -> str:

@@ -1,8 +1,8 @@
 """How new connections come in, and when they do not.
 
-The event loop takes in one connection in each of its turns. While turns are long, those who knock would wait for many of them, a
-load balancer's probe among them: then some more are taken in with each look at the loop (`overload.py`), and in the midst of a turn
-(`doorbell.py`). Whoever asks there whether the proxy lives is told so at once.
+They are taken in here and not by the event loop's own server, which takes in one with each look at what is ready and has it wait for
+the next turn, however long this one lasts. Here some who knock are taken in, and again in the midst of a long turn (`doorbell.py`).
+Whoever of them asks there whether the proxy lives is told so at once; the others become the loop's when the turn is over.
 
 None are taken in while four fifths of the file descriptors are callers' connections, or while only the reserve is left: they wait in
 the kernel's queue, and nothing spins on a door that cannot be opened.
@@ -10,16 +10,17 @@ the kernel's queue, and nothing spins on a door that cannot be opened.
     open --connections at `cap`, or fewer than `RESERVE` descriptors free--> shut --fewer again, by a fiftieth--> open
 
 The reserve is for what serves the requests that are in: connections to providers, the journal, the drainer's pipes.
-To shut, uvicorn's servers are closed while duplicates of their sockets keep the queue; to open, servers are made of these.
+uvicorn's servers are closed once they listen: they have duplicates of the sockets.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import uvicorn
 
@@ -31,7 +32,11 @@ from proxy.server.fiber import Fiber
 SHARE = 0.8
 RESERVE = 64
 BACKLOG = 2048
-MORE_IN_A_TURN = 16
+# Of an answer, in the kernel and not on its way. For a caller who reads nothing it would take megabytes otherwise, all of which have to
+# be fetched first; what is on its way to one who reads does not count (tcp(7): TCP_NOTSENT_LOWAT)
+UNSENT_BYTES = 64 * 1024
+TAKEN_IN = 16  # and waiting, at the most: a crowd waits in the kernel's queue, so that those who are in have their turn, too
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _PROBE_FROM = 0.25  # below this share of the limit, nobody asks the kernel
 
 
@@ -47,8 +52,9 @@ class Door:
         self._server: uvicorn.Server | None = None
         self._connections: Collection[object] = ()
         self._listeners: list[socket.socket] = []
-        self._opening: asyncio.Task[None] | None = None
         self._waiting: list[socket.socket] = []  # let in, and not yet the loop's
+        self.becoming = 0  # how many more are about to be the loop's
+        self._in_a_long_turn: Callable[[], bool] = lambda: False
 
     @property
     def connections(self) -> int:
@@ -60,28 +66,35 @@ class Door:
         """The protocols of these connections."""
         return self._connections
 
-    def attach(self, server: uvicorn.Server) -> None:
+    def attach(self, server: uvicorn.Server, listeners: Sequence[socket.socket], in_a_long_turn: Callable[[], bool]) -> None:
         """Once it listens. Under a server that is not ours, connections are that server's own affair."""
         self._server = server
         self._connections = server.server_state.connections
+        self._in_a_long_turn = in_a_long_turn
         for one in server.servers:
-            for listener in one.sockets:
-                self._listeners.append(socket.socket(fileno=os.dup(listener.fileno())))
-                self._listeners[-1].setblocking(False)
+            one.close()
+        server.servers.clear()
+        self._listeners += listeners
+        for listener in listeners:
+            listener.setblocking(False)
+        self._open()
 
     def leave(self) -> None:
         """No more connections, ever: the kernel's queue is refused, too."""
         self.hand_over()
+        self._close()
         self._server = None
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
 
     def full(self) -> None:
-        """Called for a connection that reaches `cap`."""
+        """Called for a connection that reaches `cap`, and when there is no descriptor for one."""
         if not self.shut and self._server is not None:
-            self.shut = True  # told at once, done in a moment: this is inside the accept
-            asyncio.get_running_loop().call_soon(self._close)
+            self.shut = True
+            self._close()
+            self._meter.count("accept_paused")
+            self._log.warning("accept_paused", connections=self.connections, limit=self._limit)
 
     def tick(self) -> None:
         """Several times a second."""
@@ -91,22 +104,19 @@ class Door:
         if not self.shut:
             if short:
                 self.full()
-        elif not short and self.connections <= self.cap - max(1, self.cap // 50) and self._opening is None:
-            self._opening = asyncio.create_task(self._open())
+        elif not short and self.connections <= self.cap - max(1, self.cap // 50):
+            self.shut = False
+            self._open()
+            self._log.warning("accept_resumed", connections=self.connections)
 
     def take_in(self) -> None:
-        """A few more of those who knock, besides the one in each turn. They become the loop's with `hand_over`."""
+        """In the midst of a long turn, in which who is let in and has said nothing yet is asked again. They become the loop's with
+        `hand_over`."""
         server = self._server
         if server is None or self.shut:
             return
         for listener in self._listeners:
-            for _ in range(min(MORE_IN_A_TURN, self.cap - self.connections - len(self._waiting))):
-                try:
-                    accepted, _ = listener.accept()
-                except OSError:  # nobody is there, has gone again, or there are no descriptors: the next tick sees to that
-                    break
-                accepted.setblocking(False)
-                self._waiting.append(accepted)
+            self._accept(listener)
         if self._waiting and not self._addresses.counts:
             self._waiting = [one for one in self._waiting if not self._tells_that_it_lives(server, one)]
 
@@ -118,7 +128,35 @@ class Door:
         self._waiting = []
         loop = asyncio.get_running_loop()
         for one in waiting:
-            Fiber(loop).start(_serve(loop, server, one))  # a task would begin a turn later
+            Fiber(loop).start(self._serve(loop, server, one))  # a task would begin a turn later
+
+    def _knock(self, listener: socket.socket) -> None:
+        if self._in_a_long_turn():
+            self.take_in()
+            asyncio.get_running_loop().call_soon(self.hand_over)
+        else:
+            self._accept(listener)
+            self.hand_over()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(min(TAKEN_IN, self.cap - self.connections - self.becoming) - len(self._waiting)):
+            try:
+                accepted, _ = listener.accept()
+            except OSError as error:  # nobody is there, or has gone again
+                if error.errno in _NO_DESCRIPTOR:
+                    self.full()
+                break
+            accepted.setblocking(False)
+            self._waiting.append(accepted)
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, server: uvicorn.Server, accepted: socket.socket) -> None:
+        self.becoming += 1
+        try:
+            await loop.connect_accepted_socket(lambda: make_protocol(server, loop), accepted)
+        except OSError:  # it has gone again
+            accepted.close()
+        finally:
+            self.becoming -= 1
 
     def _tells_that_it_lives(self, server: uvicorn.Server, accepted: socket.socket) -> bool:
         """A probe's first question is answered here: as a connection of the loop it would wait for the end of this turn first. True when
@@ -136,38 +174,13 @@ class Door:
             accepted.close()
         return closes
 
+    def _open(self) -> None:
+        for listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener, self._knock, listener)
+
     def _close(self) -> None:
-        server = self._server
-        if server is not None:
-            for one in server.servers:
-                one.close()
-            server.servers.clear()
-            self._meter.count("accept_paused")
-            self._log.warning("accept_paused", connections=self.connections, limit=self._limit)
-
-    async def _open(self) -> None:
-        loop, server = asyncio.get_running_loop(), self._server
-        assert server is not None
-        try:
-            for listener in self._listeners if not server.servers else ():
-                made = await loop.create_server(lambda: make_protocol(server, loop), sock=listener.dup(), backlog=BACKLOG)
-                if self._server is None:  # it was told to stop meanwhile
-                    made.close()
-                    return
-                server.servers.append(made)
-            self.shut = False
-            self._log.warning("accept_resumed", connections=self.connections)
-        except OSError as error:
-            self._log.warning("accept_still_paused", reason=error.strerror)
-        finally:
-            self._opening = None
-
-
-async def _serve(loop: asyncio.AbstractEventLoop, server: uvicorn.Server, accepted: socket.socket) -> None:
-    try:
-        await loop.connect_accepted_socket(lambda: make_protocol(server, loop), accepted)
-    except OSError:  # it has gone again
-        accepted.close()
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
 
 
 def make_protocol(server: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol:

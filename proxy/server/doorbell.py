@@ -5,7 +5,7 @@ take some milliseconds more; behind them wait a load balancer's probe, and whoev
 much to do, the sockets of all callers are in a second poll set besides the loop's own, and when a turn takes long, those that are readable
 are read between two chunks (`core/turn.py`), and those who knock are let in.
 
-    down --there is much to do--> up --not any more--> down        looks at the loop begin and end it (`overload.py`)
+    down --there is much to do, or a turn takes long--> up --not any more--> down        looks at the loop end it (`overload.py`)
 
 What is read here the loop does not find any more, and that is all that it notices: sockets do not block, and ends and faults are left
 to it.
@@ -22,9 +22,11 @@ from typing import Protocol
 
 from proxy.core.deadlines import NEVER
 
-HEARD_AT_ONCE = 16  # so that chunks have their turn, too
-EARLIER_S = 0.008  # after a long turn the next is taken for one so long before a look is due; else from then on
-_LOOKED_AT = 64
+HEARD_S = 0.008  # at once, and no longer than it has been since: those who were heard before have something to do, too
+LONG_S = 0.008  # of a turn: from here on it is a long one
+EARLIER_S = 0.008  # likewise after a long turn, so long before a look is due; else from when it is
+_LOOKED_AT = 256
+ADDED_AT_ONCE = 128  # of thousands, all at once would be a long turn by themselves
 _READABLE = select.EPOLLIN  # and nothing else: with a hang-up or a fault it is the loop's affair
 
 
@@ -51,15 +53,19 @@ class Entrance(Protocol):
 
 
 class Doorbell:
-    def __init__(self, door: Entrance, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, door: Entrance, *, monotonic: Callable[[], float], turn_began: Callable[[], float]) -> None:
+        """`turn_began`: the present turn, by the same clock."""
         self._door = door
         self._monotonic = monotonic
+        self._turn_began = turn_began
         self._long_from = NEVER  # when the present turn is a long one
         self._poll: select.epoll | None = None
         self._callers: dict[int, Caller] = {}
         self._descriptors: dict[Caller, int] = {}
+        self._to_add: dict[Caller, None] = {}  # of those who were there when it was put up
         self._context = contextvars.copy_context()  # not that of the stream whose chunk was read last
         self._listening = False
+        self._heard_until = 0.0
 
     @property
     def up(self) -> bool:
@@ -70,7 +76,7 @@ class Doorbell:
         the last turn was a long one."""
         if not busy:
             self.take_down()
-        elif self._poll is None:
+        else:
             self._put_up()
         self._long_from = due - EARLIER_S if late else due
         if late:
@@ -78,13 +84,14 @@ class Doorbell:
         self._door.hand_over()
 
     def _put_up(self) -> None:
-        try:
-            self._poll = select.epoll()
-        except OSError:  # no descriptor is left: then everybody waits for the loop
-            return
-        for caller in self._door.callers:
-            if isinstance(caller, Caller):
-                self.add(caller)
+        if self._poll is None:
+            try:
+                self._poll = select.epoll()
+            except OSError:  # no descriptor is left: then everybody waits for the loop
+                return
+            self._to_add = dict.fromkeys(caller for caller in self._door.callers if isinstance(caller, Caller))
+        for _ in range(min(ADDED_AT_ONCE, len(self._to_add))):
+            self.add(self._to_add.popitem()[0])
 
     def take_down(self) -> None:
         if self._poll is not None:
@@ -92,6 +99,7 @@ class Doorbell:
             self._poll = None
             self._callers.clear()
             self._descriptors.clear()
+            self._to_add.clear()
 
     def add(self, caller: Caller) -> None:
         descriptor = caller.descriptor
@@ -106,6 +114,7 @@ class Doorbell:
 
     def forget(self, caller: Caller) -> None:
         """Before its socket is closed."""
+        self._to_add.pop(caller, None)
         descriptor = self._descriptors.pop(caller, None)
         if descriptor is None:
             return
@@ -114,23 +123,30 @@ class Doorbell:
             with contextlib.suppress(OSError):  # closed after all, by which it left
                 self._poll.unregister(descriptor)
 
+    def in_a_long_turn(self, now: float) -> bool:
+        return now >= self._long_from or now - self._turn_began() >= LONG_S
+
     def listen(self) -> None:
         """In a callback of the loop."""
+        if self._listening:
+            return
+        now = self._monotonic()
+        if not self.in_a_long_turn(now):
+            return
+        self._put_up()
         poll = self._poll
-        if poll is None or self._listening or self._monotonic() < self._long_from:
+        if poll is None:
             return
         self._listening = True
         try:
-            self._context.run(self._hear, poll)
+            self._context.run(self._hear, poll, now + min(now - self._heard_until, HEARD_S))
         finally:
             self._listening = False
+            self._heard_until = self._monotonic()
 
-    def _hear(self, poll: select.epoll) -> None:
+    def _hear(self, poll: select.epoll, until: float) -> None:
         self._door.take_in()
-        left = HEARD_AT_ONCE
         for descriptor, events in poll.poll(0, _LOOKED_AT):
             caller = self._callers.get(descriptor) if events == _READABLE else None
-            if caller is not None and caller.hear(descriptor):
-                left -= 1
-                if not left:
-                    return
+            if caller is not None and caller.hear(descriptor) and self._monotonic() >= until:
+                return

@@ -144,7 +144,7 @@ class Endpoint:
         self, declared: Declared, gateway: Gateway, scope: AsgiScope, receive: Receive, sink: AsgiSink, request_id: str
     ) -> None:
         headers = dict(scope["headers"])
-        if b"content-encoding" in headers:
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMediaType("Compressed requests are not taken: send the body as it is.")
         client = gateway.guard.client(gateway.settings, headers)
         addresses = gateway.addresses
@@ -289,8 +289,14 @@ async def metrics(call: Call) -> Answer:
     return Answer(200, body, content_type.encode())
 
 
+_CALLERS_PATHS = "callers are served at POST /v1/chat/completions, POST /v1/embeddings and GET /v1/models"
+_OPERATORS_PATHS = "GET /api/v1/openapi.json lists what there is"
+
+
 async def not_found(call: Call) -> Answer:
-    raise NotFound(f"There is nothing at {call.request.scope['path']}.")
+    path: str = call.request.scope["path"]
+    what = _OPERATORS_PATHS if path.startswith("/api") else _CALLERS_PATHS
+    raise NotFound(f"There is nothing at {path}: {what}.")
 
 
 COMPLETIONS = [

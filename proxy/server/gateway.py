@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -29,10 +30,10 @@ from proxy.server.door import Door
 from proxy.server.doorbell import Doorbell
 from proxy.server.guard import Guard
 from proxy.server.key_desk import KeyDesk
+from proxy.server.line import Line
 from proxy.server.overload import Governor, LoopWatch
+from proxy.server.refusal import Refusal, no_room
 from proxy.server.run_delay import RunDelay
-
-RETRY_AFTER_S = 1
 
 
 class LedgerReader(Ledger, Protocol):
@@ -124,14 +125,16 @@ class Gateway:
         self.closed = False  # the drain is over: nothing more is begun
         self.live: set[Control] = set()
         self.governor = Governor()
+        self.refusal = Refusal()
         self.addresses = Addresses()
         self.door = Door(services.meter, services.log, new_id=new_id, addresses=self.addresses)
         monotonic = services.clock.monotonic
-        self.bell = Doorbell(self.door, monotonic=monotonic)
+        self.bell = Doorbell(self.door, monotonic=monotonic, turn_began=_turn_began)
         self.turn = Turn()  # each read of a caller's bytes is a piece of it, and each of an upstream's
         self.turn.hurried = self.pause
+        self.line = Line(monotonic=monotonic, heard=self.bell.listen)
         self.loop_watch = LoopWatch(
-            self.governor, self.live, self.bell, monotonic=monotonic, run_delay=RunDelay(), log=services.log
+            self.governor, self.live, self.line, self.bell, monotonic=monotonic, run_delay=RunDelay(), log=services.log
         )
         self.configure(settings)
 
@@ -152,14 +155,33 @@ class Gateway:
 
     def pause(self) -> None:
         """In the midst of a turn of the event loop, in none of its tasks."""
-        self.governor.pause(self.services.clock.monotonic(), len(self.live))
+        now = self.services.clock.monotonic()
+        self.line.pause(now, long=self.bell.in_a_long_turn(now))
+        if now > self.loop_watch.too_long_at and not self.turn.too_long:
+            self.turn.is_too_long()
+            asyncio.get_running_loop().call_soon(self.turn.end)
         self.bell.listen()
+
+    def in_a_long_turn(self) -> bool:
+        return self.bell.in_a_long_turn(self.services.clock.monotonic())
+
+    def is_full(self) -> bool:
+        """Whether the request that was just read is one too many. Those count that stand in line."""
+        return self.governor.refuses(len(self.live) + len(self.line), self.services.clock.monotonic())
 
     def overloaded(self) -> Overloaded:
         """Counts one that is refused; the answer for it."""
         self.governor.refused += 1
         self.services.meter.count("shed")
-        return Overloaded("The proxy has as much to do as it can; try again shortly.", retry_after_s=RETRY_AFTER_S)
+        return no_room()
+
+    def refuse(self, default_headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+        """The same as bytes, on a connection that stays; whoever sends them has nothing more to count."""
+        self.governor.refused += 1
+        meter = self.services.meter
+        meter.count("shed")
+        meter.rejected(Overloaded.code)
+        return self.refusal.answer(self.new_id(), default_headers)
 
     async def chat(
         self,
@@ -171,8 +193,10 @@ class Gateway:
         *,
         request_id: str,
         inbound: InboundDialect | None = None,
+        admitted: bool = False,
     ) -> None:
-        """`POST /v1/chat/completions`: answers through `sink`, whatever happens."""
+        """`POST /v1/chat/completions`: answers through `sink`, whatever happens. `admitted`: there is room for it, whatever has become
+        of that while it stood in line."""
         services = self.services
         received = services.clock.monotonic()
         time_ms = round(services.clock.wall() * 1000)
@@ -181,7 +205,8 @@ class Gateway:
             if self.closed:
                 raise Draining("The proxy is stopping; try again.", retry_after_s=1)
             governor = self.governor
-            if (len(live) >= governor.room or received > governor.late_at) and governor.refuses(len(live), received):
+            late = len(live) >= governor.room or received > governor.late_at
+            if late and not admitted and governor.refuses(len(live), received):
                 raise self.overloaded()
             if client is not None and self.settings.clients.get(client.name) is not client:
                 client = self.guard.still(self.settings, client)
@@ -226,6 +251,12 @@ class Gateway:
         for control in cut:
             control.interrupt(ErrorClass.DRAINED)
         return len(cut)
+
+
+def _turn_began() -> float:
+    """When the loop last asked the kernel what is ready, by the monotonic clock: uvloop's `time()` is that of its turn. Other loops'
+    is now, by which no turn is ever long."""
+    return asyncio.get_running_loop().time()
 
 
 def tags_of(

@@ -53,11 +53,16 @@ class DrainingServer(uvicorn.Server):
                     await stop.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        # closing a server closes its sockets, and the door goes on with ours
+        theirs = [one.dup() for one in sockets] if sockets is not None else None
+        await super().startup(theirs)
+        if not self.started:
+            for one in theirs or []:
+                one.close()
         if self.started:
             gateway = self._gateway()
             if gateway is not None:
-                gateway.door.attach(self)
+                gateway.door.attach(self, sockets or [], gateway.in_a_long_turn)
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -74,6 +79,7 @@ class DrainingServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         gateway.door.leave()
+        await self._wait(lambda: not gateway.door.becoming, CUT_S)  # who was let in last
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await self._wait(lambda: not gateway.live, settings.drain_timeout_s)

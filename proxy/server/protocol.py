@@ -45,7 +45,8 @@ from proxy.engine.control import Control
 from proxy.server.alive import alive_answer
 from proxy.server.doorbell import Caller
 from proxy.server.fiber import Fiber
-from proxy.server.gateway import RETRY_AFTER_S, Gateway
+from proxy.server.gateway import Gateway
+from proxy.server.refusal import RETRY_AFTER_S
 
 HEAD_S = 10.0
 BODY_S = 30.0
@@ -61,6 +62,8 @@ READ_BYTES = 64 * 1024
 MAX_AHEAD_BYTES = 64 * 1024  # of bodies that wait for their turn, before no more is read; until then a hang-up is noticed at once
 LARGE_BODY_BYTES = 64 * 1024  # not waited for when the request will be refused
 _LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,11})(?=\r)", re.IGNORECASE)
+OFFER_WITHIN_BYTES = 2048  # of the head: where it stands in practice, and as far as every head can be looked through
+_OFFER, _NO_OFFER = b"\r\nUpgrade: h2c\r\n", b"\r\nIgnored: h2c\r\n"
 HOT_PATHS = frozenset((b"/v1/chat/completions", b"/chat/completions"))
 
 
@@ -116,20 +119,28 @@ class FastCycle:
     def run(self) -> None:
         """Called by the event loop, and by nothing that runs in a task."""
         if not self.disconnected:
-            protocol = self._protocol
-            gateway = protocol.gateway
-            governor = gateway.governor
-            if governor.crowded or len(gateway.live) >= governor.room:
+            gateway = self._protocol.gateway
+            line = gateway.line
+            if (line.formed or len(gateway.live) >= gateway.governor.room) and gateway.is_full():
                 self.refuse(gateway.overloaded())
-                if governor.crowded or governor.overwhelmed:
-                    protocol.turn_away()
-                return
-            if gateway.addresses.counts and not self._take_seat(gateway):
-                return
-            fiber = Fiber(protocol.loop)
-            self.control = Control(fiber)
-            protocol.running = self
-            fiber.start(self._serve(protocol, self.control))
+                self._protocol.has_been_refused()
+            elif line.formed:
+                self._protocol.running = self  # whoever hangs up now is noticed, also behind what is sent ahead
+                line.add(self)
+            else:
+                self.begin()
+
+    def begin(self) -> None:
+        """One for which there is room: likewise."""
+        protocol = self._protocol
+        gateway = protocol.gateway
+        gateway.line.begun += 1
+        if gateway.addresses.counts and not self._take_seat(gateway):
+            return
+        fiber = Fiber(protocol.loop)
+        self.control = Control(fiber)
+        protocol.running = self
+        fiber.start(self._serve(protocol, self.control))
 
     def _take_seat(self, gateway: Gateway) -> bool:
         peer = self._protocol.client
@@ -151,7 +162,9 @@ class FastCycle:
 
     async def _serve(self, protocol: FastProtocol, control: Control) -> None:
         try:
-            await protocol.gateway.chat(self.headers, bytes(self.body), self.client, self, control, request_id=self.request_id)
+            await protocol.gateway.chat(
+                self.headers, bytes(self.body), self.client, self, control, request_id=self.request_id, admitted=True
+            )
         except asyncio.CancelledError:
             if control.cause() is None:
                 raise
@@ -257,6 +270,13 @@ def _known_head(data: bytes, cycle: FastCycle, settings: Settings) -> _KnownHead
     return _KnownHead(data[: found.start(1)], data[found.end(1) : head_end], cycle.headers, cycle.client, settings)
 
 
+def _without_offer(data: bytes) -> bytes:
+    """HTTP/2 was only offered, as Java's HttpClient and `curl --http2` do with each new connection; who does not take it answers as
+    usual (RFC 9110, section 7.8). The parser would leave the body unread, so it gets to know the header by another name."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    return (head + b"\r\n").replace(_OFFER, _NO_OFFER)[:-2] + end + body
+
+
 class FastProtocol(HttpToolsProtocol, Caller):
     """Given to uvicorn as `http=`. The gateway comes with the application's lifespan state."""
 
@@ -273,6 +293,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
         self._reading_since: float | None = None  # a request has begun to arrive and is not whole
         self._in_body = False
         self._refusal: ProxyError | None = None
+        self._parting: ProxyError | None = None  # what is told once all that came before has been answered
         self._lingering = False
         self._fast: FastCycle | None = None  # whose body is arriving
         self._began: FastCycle | None = None  # by the bytes that are being read
@@ -281,6 +302,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
         self._seat: str | None = None  # among the connections of its address, where they are counted
         self._alive = False  # the request is `GET /livez`
         self._turned_away = False
+        self._refused_at = -NEVER
         self._turn = gateway.turn
 
     # -- connection
@@ -337,6 +359,14 @@ class FastProtocol(HttpToolsProtocol, Caller):
         if self._answering() and self._reading_since is None:
             self.deadline = NEVER
 
+    def rest(self) -> None:
+        """Until the next turn of the loop. In the midst of this one the doorbell still hears whoever rests."""
+        self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     @property
     def descriptor(self) -> int | None:
         raw = self.transport.get_extra_info("socket")
@@ -375,9 +405,11 @@ class FastProtocol(HttpToolsProtocol, Caller):
         turn = self._turn
         turn.left -= 1
         if turn.left <= 0:
-            turn.pause()  # not before: whoever is heard then may be this caller
+            turn.pause(self)  # not before: whoever is heard then may be this caller
 
     def _feed(self, data: bytes) -> None:
+        if self._reading_since is None and data.find(_OFFER, 0, OFFER_WITHIN_BYTES) >= 0:
+            data = _without_offer(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -397,7 +429,8 @@ class FastProtocol(HttpToolsProtocol, Caller):
     def _take_known(self, known: _KnownHead, data: bytes) -> bool:
         """A client that keeps its connection sends the same head again and again, but for the length of the body: what was read
         of it once need not be read again. True when `data` was exactly one such request."""
-        if known.settings is not self.gateway.settings or self.gateway.draining or not data.startswith(known.before):
+        gateway = self.gateway
+        if known.settings is not gateway.settings or gateway.draining or not data.startswith(known.before):
             return False
         start = len(known.before)
         end = data.find(b"\r", start, start + 12)
@@ -407,12 +440,20 @@ class FastProtocol(HttpToolsProtocol, Caller):
             return False
         if int(digits) > known.settings.server.max_body_bytes:
             return False
+        line = gateway.line
+        if (line.formed or len(gateway.live) >= gateway.governor.room) and gateway.is_full():
+            self._refuse_known(gateway)
+            return True
         self.deadline = NEVER
-        fast = FastCycle(self, known.headers, known.client, request_id=self.gateway.new_id(), keep_alive=True, http_11=True)
+        fast = FastCycle(self, known.headers, known.client, request_id=gateway.new_id(), keep_alive=True, http_11=True)
         fast.body = data[body_at:]
         fast.more_body = False
         self.cycle = fast  # type: ignore[assignment]
-        fast.run()
+        if line.formed:
+            self.running = fast
+            line.add(fast)
+        else:
+            fast.begin()
         return True
 
     def expire(self, now: float) -> None:
@@ -433,7 +474,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
             return
         spent = now - since
         if self._in_body and spent < BODY_S and self._body_bytes >= BODY_BYTES_PER_S * spent:
-            self.deadline = now + 1.0
+            self.deadline = min(now + 1.0, since + BODY_S)
             return
         self.gateway.services.meter.count("slow_client")
         self._refuse(SlowClient("The request took too long to arrive."))
@@ -515,7 +556,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
             else:
                 self._to_asgi()
             return
-        if b"content-encoding" in headers:
+        if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
             self._stop(UnsupportedMediaType("Compressed requests are not taken: send the body as it is."))
         try:
             gateway.guard.check_host(gateway.settings, headers)
@@ -609,11 +650,15 @@ class FastProtocol(HttpToolsProtocol, Caller):
         if self.pipeline:
             following: Any
             following, app = self.pipeline.pop()
+            self.running = following
             if isinstance(following, FastCycle):
                 self.loop.call_soon(following.run)  # not at once: this is inside the last one's fiber
             else:
-                self.running = following
                 self._start_asgi_task(following, app)
+        elif self._parting is not None:
+            error, self._parting = self._parting, None
+            self._tell(error)
+            self.linger()
         elif self._reading_since is None and not self._lingering:
             self.deadline = self._monotonic() + (WRITE_STALL_S if self.flow.write_paused else KEEP_ALIVE_S)
 
@@ -634,13 +679,30 @@ class FastProtocol(HttpToolsProtocol, Caller):
         raise error
 
     def _refuse(self, error: ProxyError) -> None:
-        """Answers what cannot be served and reads no further. Behind answers that are still under way the connection is just cut."""
+        """Answers what cannot be served, after what came before it, and reads no further."""
         self._refusal = None
+        self._reading_since = None
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.more_body:  # only off the fast lane is there a cycle before its request is whole
+            if cycle.response_started:
+                (self.linger if cycle.response_complete else self._close)()  # it has its answer
+                return
+            self._give_up(cycle)
         if self._answering():
-            self._close()
+            self._parting = error
+            self._lingering = True
             return
         self._tell(error)
         self.linger()
+
+    def _give_up(self, cycle: Any) -> None:
+        """Of a request that will never be whole: to its application, if it has one already, it is as if the caller had left."""
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else self.running
+        else:
+            cycle.disconnected = cycle.response_complete = True
+            cycle.message_event.set()
 
     def _tell(self, error: ProxyError) -> None:
         """The last answer on this connection."""
@@ -650,6 +712,21 @@ class FastProtocol(HttpToolsProtocol, Caller):
         lines += [b"%b: %b\r\n" % pair for pair in error_headers(self.gateway.new_id(), error)]
         lines.append(b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         self.transport.write(b"".join(lines))
+
+    def _refuse_known(self, gateway: Gateway) -> None:
+        """One for which there is no room, and of which nothing was made."""
+        server_state = self.server_state
+        server_state.total_requests += 1
+        self.transport.write(gateway.refuse(server_state.default_headers))
+        self.deadline = self._monotonic() + (WRITE_STALL_S if self.flow.write_paused else KEEP_ALIVE_S)
+        self.has_been_refused()
+
+    def has_been_refused(self) -> None:
+        """Because there was no room. Where that takes too much time, whoever comes again without having waited is made to."""
+        now = self._monotonic()
+        if self.gateway.governor.overwhelmed and now - self._refused_at < 2 * RETRY_AFTER_S:
+            self.turn_away()
+        self._refused_at = now
 
     def turn_away(self) -> None:
         """The last answer said when to come again. Until then nothing is read here."""

@@ -252,7 +252,7 @@ class _Simulation:
             await asyncio.sleep(TICK_S)
             now = self.clock.monotonic()
             self.gateway.tick(now)
-            self.services.deadlines.turn(now)
+            self.services.deadlines.tick(now)
             ticks += 1
             if ticks % round(SWEEP_EVERY_S / TICK_S) == 0:
                 self.spending.sweep()

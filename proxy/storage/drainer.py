@@ -38,6 +38,7 @@ BATCH_RECORDS = 2000
 POLL_S = 0.1
 IDLE_POLL_S = 0.4
 _RETRY_S = 0.1
+_ENDING_S = 10.0  # within which a server that ends is done with its ledger
 ORPHAN_AFTER_S = 60.0
 _SWEEP_EVERY_S = 5.0
 _PRUNE_EVERY_S = 60.0
@@ -81,7 +82,10 @@ class _Read:
 
 
 def log_to_stderr(event: str, fields: dict[str, Any]) -> None:
-    _tell(2, orjson.dumps({"time": time.time(), "event": event, **fields}) + b"\n")
+    """A line as the server's log has them (`telemetry/logs.py`)."""
+    now_s = time.time()
+    at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now_s))}.{int(now_s % 1 * 1000):03d}Z"
+    _tell(2, orjson.dumps({"time": at, "level": fields.get("level", "info"), "event": event, **fields}) + b"\n")
 
 
 def _tell(fd: int, line: bytes) -> None:
@@ -411,11 +415,12 @@ def main(arguments: list[str]) -> int:
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)  # a batch is tens of thousands of containers without a cycle: walking them costs a tenth
     data_dir = Path(arguments[0])
-    drainer = _start(data_dir, stop)
+    another = _Another(data_dir)
+    drainer = _start(data_dir, stop, another)
     if drainer is None:
         return 0
     try:
-        _run(drainer, data_dir / sqlite.LEDGER, stop)
+        _run(drainer, data_dir / sqlite.LEDGER, stop, announced=another.caught_up)
     finally:
         drainer.close()
     return 0
@@ -438,12 +443,43 @@ class _Stop:
                 self.asked = True
 
 
-def _start(data_dir: Path, stop: _Stop) -> Drainer | None:
+class _Another:
+    """The drainer that has the directory while this one waits, mostly that of a server which is still ending. It takes in every record
+    of the journal. Whoever waits for those of before is told when it has: the second time from now that all was in, since the first time it
+    may not have looked at what was written last."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.caught_up = False
+        self._data_dir = data_dir
+        self._times: set[int] = set()
+        self._since_s: float | None = None
+        self._told = False
+
+    def look(self) -> None:
+        try:
+            at_ns = (self._data_dir / LOCK).stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        now_s = time.monotonic()
+        if self._since_s is None:
+            self._since_s = now_s
+        self._times.add(at_ns)
+        if not self.caught_up and len(self._times) > 2:
+            self.caught_up = True
+            _tell(1, b"caught-up\n")
+        if not self._told and now_s - self._since_s > _ENDING_S:
+            self._told = True
+            reason = f"another process writes the ledger in {self._data_dir}, with what is recorded here"
+            log_to_stderr("ledger_shared", {"level": "warning", "reason": reason, "next": "this one takes over when it ends"})
+
+
+def _start(data_dir: Path, stop: _Stop, another: _Another) -> Drainer | None:
     pause_s = _RETRY_S
     while not stop.asked:
         try:
             return Drainer(data_dir, time.time)
         except DrainerBusy:
+            another.look()
             stop.wait(_RETRY_S)
         except sqlite.LedgerTooNew as error:
             log_to_stderr("ledger_too_new", {"level": "error", "reason": str(error)})
@@ -453,8 +489,8 @@ def _start(data_dir: Path, stop: _Stop) -> Drainer | None:
     return None
 
 
-def _run(drainer: Drainer, path: Path, stop: _Stop) -> None:
-    pause_s, announced, rebuilds, soundness = _RETRY_S, False, 0, Soundness(path, time.monotonic)
+def _run(drainer: Drainer, path: Path, stop: _Stop, *, announced: bool) -> None:
+    pause_s, rebuilds, soundness = _RETRY_S, 0, Soundness(path, time.monotonic)
     while True:
         stopping = stop.asked
         try:

@@ -25,6 +25,7 @@ from proxy.terminal.marks import RIGHT, WHOLE, Figure, Kind, mark, plain
 TEXT_CELLS = 28  # for longer text columns are left out, before it is folded
 FOLDED_CELLS = 16  # and then not into a thinner column
 BETWEEN_CELLS = 3
+ENDLESS = 10_000  # a width at which nothing is left out
 FORMATS = ("csv", "json", "md", "txt")
 _FORMULA = re.compile(r"^[=+\-@\t\r]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!&~])")
@@ -58,7 +59,7 @@ class Sheet:
         return [*self.rows, *([self.total] if self.total is not None else [])]
 
 
-def table(sheet: Sheet, width: int = 10_000) -> Table | Text:
+def table(sheet: Sheet, width: int = ENDLESS) -> Table | Text:
     """For a terminal so many characters wide."""
     if not sheet.rows:
         return Text.assemble((sheet.title, "bold"), f": {sheet.nothing}\n" if sheet.title else f"{sheet.nothing}\n")

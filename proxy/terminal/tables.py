@@ -9,7 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from proxy.terminal.marks import cell, money
+from proxy.terminal.marks import Figure, cell, money
+from proxy.terminal.sheet import ENDLESS, Column, Sheet
+from proxy.terminal.sheet import table as fitted
 
 Row = Mapping[str, Any]
 
@@ -26,40 +28,49 @@ def table(title: str | None = None, *columns: str, numbers: Sequence[str] = ()) 
     return made
 
 
-def requests(rows: Iterable[Row]) -> Table:
-    made = table(
-        None,
-        "id",
-        "time",
-        "client",
-        "model",
-        "answered by",
-        "outcome",
-        "tries",
-        "in",
-        "out",
-        "ms",
-        "cost",
-        numbers=("tries", "in", "out", "ms", "cost"),
-    )
-    for row in rows:
-        made.add_row(
-            cell(row["id"]),
-            cell(row["time"][5:19].replace("T", " ")),
-            cell(row["client"]),
-            cell(row["model"]),
-            cell(_answered_by(row)),
-            cell(row["outcome"]),
-            cell(row["attempts"]),
-            cell(row["input_tokens"]),
-            cell(row["output_tokens"]),
-            cell(row["duration_ms"]),
-            money(row["cost_usd"]) if row["outcome"] != "running" else cell(None),
-        )
-    return made
+_REQUESTS = (
+    Column("id", "id", "id"),
+    Column("time", "time", "id", 2),
+    Column("client", "client", drop=5),
+    Column("model", "model", drop=1),
+    Column("answered_by", "answered by", drop=3),
+    Column("outcome", "outcome", "id"),
+    Column("attempts", "tries", "number", 6),
+    Column("input_tokens", "in", "number", 7),
+    Column("output_tokens", "out", "number", 7),
+    Column("duration_ms", "ms", "number", 8),
+    Column("cost_usd", "cost", "money", 4),
+)
+_ATTEMPTS = (
+    Column("n", "n", "number"),
+    Column("target", "target"),
+    Column("outcome", "outcome", "id"),
+    Column("error_class", "class", drop=2),
+    Column("then", "then", drop=3),
+    Column("duration_ms", "ms", "number", 5),
+    Column("first_token_ms", "first token ms", "number", 8),
+    Column("input_tokens", "in", "number", 7),
+    Column("output_tokens", "out", "number", 7),
+    Column("cost_usd", "cost", "money", 6),
+    Column("error", "error", drop=1),
+)
 
 
-def request(row: Row) -> list[Table]:
+def requests(rows: Iterable[Row], width: int = ENDLESS) -> Table | Text:
+    """For a terminal so many characters wide: an id is always whole, since it is what a next command needs."""
+    shown = [
+        {
+            **row,
+            "time": row["time"][5:19].replace("T", " "),
+            "answered_by": _answered_by(row),
+            "cost_usd": Figure("text", None) if row["outcome"] == "running" else row["cost_usd"],
+        }
+        for row in rows
+    ]
+    return fitted(Sheet("requests", "", _REQUESTS, shown), width)
+
+
+def request(row: Row, width: int = ENDLESS) -> list[Table | Text]:
     """One request: what it was, what the plan kept and skipped, what was tried and what followed from it."""
     facts = table(f"request {row['id']}", "", "")
     facts.show_header = False
@@ -79,36 +90,11 @@ def request(row: Row) -> list[Table]:
             skipped = entry.get("skipped")
             verdict = Text("kept", style="green") if skipped is None else cell(f"skipped: {skipped}")
             plan.add_row(cell(entry["target"]), verdict, *([cell(_figures(entry.get("by")))] if chosen else []))
-    attempts = table(
-        "attempts",
-        "n",
-        "target",
-        "outcome",
-        "class",
-        "then",
-        "ms",
-        "first token ms",
-        "in",
-        "out",
-        "cost",
-        "error",
-        numbers=("n", "ms"),
-    )
-    for entry in row.get("attempt_list") or []:
-        attempts.add_row(
-            cell(entry["n"]),
-            cell(f"{entry['provider']}/{entry['upstream_model']}"),
-            cell(entry["outcome"]),
-            cell(entry["error_class"]),
-            cell(then.get(entry["n"])),
-            cell(entry["duration_ms"]),
-            cell(entry["first_token_ms"]),
-            cell(entry["input_tokens"]),
-            cell(entry["output_tokens"]),
-            money(entry["cost_usd"]),
-            cell(entry["error"]),
-        )
-    return [facts, plan, attempts]
+    attempts = [
+        {**entry, "target": f"{entry['provider']}/{entry['upstream_model']}", "then": then.get(entry["n"])}
+        for entry in row.get("attempt_list") or []
+    ]
+    return [facts, plan, fitted(Sheet("attempts", "attempts", _ATTEMPTS, attempts, nothing="none"), width)]
 
 
 def _figures(by: Row | None) -> str | None:

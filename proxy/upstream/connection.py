@@ -26,7 +26,7 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    __slots__ = ("_gone", "_new_waiter", "_owner", "_response", "_served", "_turn", "idle_since", "origin", "transport")
+    __slots__ = ("_gone", "_held", "_new_waiter", "_owner", "_response", "_served", "_turn", "idle_since", "origin", "transport")
 
     def __init__(self, owner: Owner, origin: Origin, new_waiter: Callable[[], Waiter], turn: Turn) -> None:
         self.transport: asyncio.Transport | None = None
@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
         self._response: NativeResponse | None = None
         self._served = False
         self._gone = False
+        self._held = False  # its response takes nothing for the moment
 
     def exchange(self, head: bytes, body: bytes) -> NativeResponse:
         """Write a request; its response fills as bytes arrive, also while the request is still being written."""
@@ -77,7 +78,7 @@ class Connection(asyncio.Protocol):
         turn = self._turn
         turn.left -= 1
         if turn.left <= 0:
-            turn.pause()
+            turn.pause(self)
         if self._response is not None:
             self._response.feed(data)
         else:
@@ -97,10 +98,11 @@ class Connection(asyncio.Protocol):
     # -- response.Carrier ----------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
+        self._held = True
+        self.rest()
 
     def resume(self) -> None:
+        self._held = False
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -111,6 +113,16 @@ class Connection(asyncio.Protocol):
         if not (response.complete and response.keep_alive and self._clean() and self._owner.park(self)):
             self.drop()
             self._owner.forget(self)
+
+    # -- turn.Source ---------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        if not self._held:
+            self.resume()
 
     def _clean(self) -> bool:
         """Nothing of the last exchange is left: a peer that answered early may not have read the whole request."""

@@ -22,7 +22,7 @@ from proxy.core.errors import ErrorClass, UpstreamError
 MAX_HEAD_BYTES = 64 * 1024  # interim heads and the final one together; trailers and chunk extensions by themselves
 MAX_HEADERS = 200
 MAX_INTERIM = 8
-HIGH_WATER_BYTES = 256 * 1024  # of body not yet read: beyond it the socket is not read either
+HIGH_WATER_BYTES = 64 * 1024  # of body not yet read: beyond it the socket is not read either
 
 
 class Carrier(Protocol):

@@ -41,8 +41,9 @@ class DrainerProcess:
     def restarts(self) -> int:
         return self._restarts.count
 
-    async def run(self) -> None:
+    async def run(self, *, in_s: float = 0.0) -> None:
         """Starts it, and again whenever it ends."""
+        await asyncio.sleep(in_s)
         environment = drainer_environment(os.environ)
         clock = asyncio.get_running_loop().time
         while True:

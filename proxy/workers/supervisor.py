@@ -1,7 +1,8 @@
 """`tollbridge serve --workers N`: a small process that holds the sockets, keeps N workers and the drainer running, and stops them.
 
 It loads the program once and forks: a worker is there within some tens of milliseconds, and shares with the others what none of them
-changes. It has no event loop and no thread, since what forks must not have any.
+changes. It has no event loop and no thread, since what forks must not have any. The drainer is started when all serve, unless they wait
+for it.
 
     starting ── all serve ──► running ── SIGTERM, SIGINT ──► stopping ── all gone ──► the drainer's last pass ──► exit 0
                                  │ one died: forked again at once, later if its successors die young
@@ -50,6 +51,7 @@ from proxy.workers.worker import Post, reception_path, work
 LOOK_S = 0.3  # while nothing happens: as often as a worker looks whether the configuration has changed
 STOPPED_S = 2.0  # a longer time between two looks is one in which this process did not run
 STARTING_LOOK_S = 0.01
+DRAINER_WAITS_S = 0.3  # for the workers to be ready
 START_S = 30.0  # for a worker's loop to turn for the first time
 ABORT_S = 2.0  # for a worker to print its stack
 OVERTIME_S = 10.0  # beyond the drain, before what is left is killed
@@ -92,10 +94,12 @@ class Supervisor:
         listeners: Sequence[socket.socket],
         *,
         announce: Callable[[], None],
+        drainer_first: bool = True,
         hang_s: float | None = None,
     ) -> None:
         """`listeners`: one for each worker, all at one port. `read` loads the configuration anew and raises ConfigError. `announce` is
-        called when all serve. `hang_s`: how long a worker's loop may stand still, 0 for ever. Raises SupervisorBusy, OSError."""
+        called when all serve. `drainer_first`: they wait for what it finds; else it leaves the processors to them. `hang_s`: how long a
+        worker's loop may stand still, 0 for ever. Raises SupervisorBusy, OSError."""
         self._settings = settings
         self._read = read
         self._data_dir = settings.data_dir
@@ -103,6 +107,7 @@ class Supervisor:
         self._listeners: list[socket.socket | None] = list(listeners)
         self._port: int = listeners[0].getsockname()[1]
         self._announce = announce
+        self._drainer_from = 0.0 if drainer_first else time.monotonic() + DRAINER_WAITS_S
         self._hang_s = limit_s(os.environ) if hang_s is None else hang_s
         self._log = Logs(level=settings.server.log_level, redact=Redactor(settings.secrets()))
         self._run_dir = settings.data_dir / RUN
@@ -163,7 +168,7 @@ class Supervisor:
             return
         self._keys.look()  # often: a worker that is started anew must not let in a key that was revoked since
         for child in (self._drainer, *self._workers):
-            if child.due is not None and now >= child.due:
+            if child.due is not None and now >= self._due(child, child.due):
                 self._start(child, now)
         self._notice_ready(now)
         self._watch_beats(now)
@@ -175,7 +180,7 @@ class Supervisor:
         wait_s = STARTING_LOOK_S if starting else min(LOOK_S, self._hang_s / 4 or LOOK_S)
         for child in (self._drainer, *self._workers):
             if child.due is not None and not self._stopping:
-                wait_s = min(wait_s, max(0.0, child.due - now))
+                wait_s = min(wait_s, max(0.0, self._due(child, child.due) - now))
         pipes = [self._wake_read, *([self._drainer_stdout] if self._drainer_stdout >= 0 else [])]
         readable, _, _ = select.select(pipes, [], [], wait_s)
         if self._wake_read in readable:
@@ -189,6 +194,10 @@ class Supervisor:
                 self._drainer_stdout = _close(self._drainer_stdout)
 
     # -- starting
+
+    def _due(self, child: _Child, due: float) -> float:
+        """When it is to be started: not the drainer while the workers are starting for the first time, unless they wait for it."""
+        return due if child.index is not None or self._announced else max(due, self._drainer_from)
 
     def _start(self, child: _Child, now: float) -> None:
         child.due = child.served_since = child.aborted_at = None

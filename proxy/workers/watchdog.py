@@ -12,8 +12,8 @@ import faulthandler
 import os
 import signal
 import sys
-import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Mapping
 from math import isfinite
 
@@ -36,9 +36,9 @@ def limit_s(environ: Mapping[str, str]) -> float:
     return max(LEAST_S, limit) if limit > 0 else 0.0
 
 
-class Watchdog(threading.Thread):
-    """Looks whether `ticks`, which the event loop counts ten times a second or more, moves; None: it is being stopped, and may stand still.
-    Start it in the main thread when the loop runs."""
+class Watchdog:
+    """A thread that looks whether `ticks`, which the event loop counts ten times a second or more, moves; None: it is being stopped, and
+    may stand still. Start it in the main thread when the loop runs."""
 
     def __init__(
         self,
@@ -48,7 +48,6 @@ class Watchdog(threading.Thread):
         sleep: Callable[[float], None] = time.sleep,
         bite: Callable[[float], None] | None = None,
     ) -> None:
-        super().__init__(name="watchdog", daemon=True)
         self._ticks = ticks
         self._limit_s = limit_s
         self._every_s = min(LOOK_EVERY_S, limit_s / 4)
@@ -57,13 +56,15 @@ class Watchdog(threading.Thread):
 
     def start(self) -> None:
         faulthandler.register(signal.SIGPROF, all_threads=True, chain=True)  # then the signal's own effect: the process ends
-        super().start()
+        self._wind_up()
+        # not by `threading`, which waits until the thread runs: on a busy machine that is long, and the loop is about to serve
+        start_new_thread(self.run, ())
 
     def run(self) -> None:
         seen: int | None = None
         still = 0
         while True:
-            signal.setitimer(signal.ITIMER_PROF, self._limit_s * CPU_PER_S)
+            self._wind_up()
             self._sleep(self._every_s)
             ticks = self._ticks()
             if ticks is None:
@@ -74,6 +75,10 @@ class Watchdog(threading.Thread):
             if still * self._every_s >= self._limit_s:
                 self._bite(self._limit_s)
                 return
+
+    def _wind_up(self) -> None:
+        """What the kernel ends the process by, unless it is put off again."""
+        signal.setitimer(signal.ITIMER_PROF, self._limit_s * CPU_PER_S)
 
 
 def _end(limit_s: float) -> None:

@@ -66,10 +66,10 @@ def work(post: Post, settings: Settings, read: Callable[[], Settings], *, look_a
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.hang_up)
         if look_again:
             runtime.hang_up()
+        post.pulse.serves(seat.index)
         if hang_s := limit_s(os.environ):
             # the supervisor is quicker, and outside; this is for when it is gone
             Watchdog(lambda: runtime.signs_of_life, limit_s=2 * hang_s).start()
-        post.pulse.serves(seat.index)
 
     server = _Server(application, post, runtime, on_started=ready)
     try:

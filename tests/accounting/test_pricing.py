@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +190,17 @@ def test_a_model_priced_by_the_hour_has_no_price(book: PriceBook) -> None:
 def test_the_source_names_the_release(book: PriceBook) -> None:
     rates = book.rates(target("openai", "gpt-4o"), NOON)
     assert rates is not None
-    assert rates.source == f"genai-prices {pricing.installed_release()}"
+    assert rates.source == f"genai-prices {version('genai-prices')}"
+
+
+def test_without_the_package_there_is_no_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pricing, "find_spec", lambda name: None)
+    assert pricing.installed_release() == "none"
+    lies_in = ModuleSpec("genai_prices", None, origin=str(tmp_path / "site-packages/genai_prices/__init__.py"))
+    monkeypatch.setattr(pricing, "find_spec", lambda name: lies_in)
+    assert pricing.installed_release() == "none"
+    (tmp_path / "site-packages/genai_prices-1.2.3.dist-info").mkdir(parents=True)
+    assert pricing.installed_release() == "1.2.3"
 
 
 def test_the_context_window_is_the_files_then_the_tables(book: PriceBook) -> None:

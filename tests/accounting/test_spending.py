@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from proxy.accounting.spending import Spending
+from proxy.accounting.spending import Spending, needs_sums
 from proxy.accounting.states import BudgetState, QuotaState, read_states
 from proxy.config.settings import ClientSettings, Settings
 from proxy.core.allowance import Ask
@@ -148,6 +148,19 @@ async def test_sums_that_arrive_after_their_period_raise_nothing() -> None:
     # the first answer came when the month was over; the others were asked for in the new one, but that of a day which is over, too
     assert ("total", 0) in spent
     assert ("client", 5_000) in spent
+
+
+def test_a_start_waits_for_the_ledger_where_there_is_a_budget_or_a_quota() -> None:
+    whole = configuration()
+    bare = replace(whole, providers={}, chains={}, wildcards=(), budget=None, clients={}, departments={}, agents={})
+    limited = [
+        replace(bare, **{part: getattr(whole, part)}) for part in ("budget", "clients", "departments", "agents", "providers")
+    ]
+    assert [needs_sums(settings) for settings in (bare, whole, *limited)] == [False] + [True] * 6
+    for settings in (bare, whole, *limited):
+        spending = Spending(Clock())
+        spending.configure(settings)
+        assert spending.is_counted == needs_sums(settings)
 
 
 async def test_nothing_without_providers_and_what_they_give() -> None:

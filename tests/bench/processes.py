@@ -121,6 +121,13 @@ class Child:
     def alive(self) -> bool:
         return self.process.poll() is None
 
+    def stand_back(self) -> None:
+        """From now on it gets what others leave of the processor: it stands for another machine."""
+        try:
+            os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
+        except OSError:  # not allowed everywhere
+            os.setpriority(os.PRIO_PROCESS, self.pid, 19)
+
     def kill(self) -> None:
         """SIGKILL to this process only: what it started must notice by itself."""
         self.process.kill()

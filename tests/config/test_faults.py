@@ -6,6 +6,7 @@ import pytest
 
 from proxy.config.faults import ConfigError, ConfigFault
 from proxy.config.load import load
+from proxy.dialects.openai_request import checked_model
 
 pytestmark = pytest.mark.unit
 
@@ -331,6 +332,23 @@ clients:
     assert places == ["1:10", "1:32", "2:21", "4:20", "4:49", "6:11", "7:3", "9:14", "9:33"]
 
 
+@pytest.mark.parametrize("form", ["{a: [%s]}", "{a: {targets: [%s]}}"], ids=["short", "long"])
+def test_all_faults_of_a_chain_are_told_at_once(form: str, tmp_path: Path) -> None:
+    items = {
+        "gpt-4o": "is not a target, which is provider/model",
+        "5": "text is needed",
+        "opnai/gpt-5": "did you mean 'openai'?",
+        "[]": "text is needed",
+        "{weight: 2}": "write one of target and static",
+        "openai/gpt-5": None,
+    }
+    text = "chains: " + form % ", ".join(items)
+    told = faults_of(text, tmp_path, OPENAI_API_KEY="sk-fake-key-abcd")
+    expected = [(text.index(item) + 1, words) for item, words in items.items() if words is not None]
+    assert [int(fault.split(":")[1]) for fault in told] == [column for column, _ in expected]
+    assert all(words in fault for (_, words), fault in zip(expected, told, strict=True)), told
+
+
 def test_one_mistake_is_told_once_and_not_by_what_follows_from_it(tmp_path: Path) -> None:
     text = "providers: {mine: {dialect: opnai, base_url: 'http://10.0.0.5/v1'}}\nchains: {smart: [mine/a]}"
     assert faults_of(text, tmp_path) == ["1:29: dialect: 'opnai': not one of the words known here (did you mean 'openai'?)"]
@@ -388,6 +406,34 @@ def test_a_file_over_the_limit_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "providers.yaml").write_text("#" * limit)
     load(tmp_path / "providers.yaml", environ={})
     assert faults_of("#" * (limit + 1), tmp_path) == ["1:1: the file is larger than 1 MiB (this can hardly be the right file)"]
+
+
+def test_of_a_file_without_end_no_more_is_read_than_shows_that_it_is_the_wrong_one() -> None:
+    with pytest.raises(ConfigError, match=r"^/dev/zero:1:1: the file is larger than 1 MiB"):
+        load(Path("/dev/zero"), environ={})
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "é" * 129, "e\u0301", "a\\nb", "a\\u202eb"], ids=ascii)
+def test_a_chain_has_a_name_that_can_be_asked_for(name: str, tmp_path: Path) -> None:
+    why = "names are 1 to 256 bytes of printable text in Unicode's NFC form (write another)"
+    expected = [f"1:10: nobody could ask for a chain of this name: {why}"]
+    assert faults_of(f'chains: {{"{name}": [demo/chat]}}', tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "模型", " x ", "\u00e9"], ids=ascii)
+def test_and_any_other_name_will_do(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "providers.yaml"
+    file.write_text(f'chains: {{"{name}": [demo/chat]}}', encoding="utf-8")
+    assert checked_model(name) in load(file, environ={}).chains
+
+
+def test_what_is_odd_about_an_anchor_is_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "providers.yaml"
+    file.write_text(
+        "providers:\n  a: &a {dialect: openai, base_url: http://10.0.0.5/v1, api_key: written}\n  b: {<<: *a}\n", encoding="utf-8"
+    )
+    (warning,) = load(file, environ={}).warnings
+    assert warning == f"{file}:2:66: a key is written out in the file (better: keep it in a variable, ${{NAME}})"
 
 
 def test_a_fault_in_the_env_file_names_that_file_and_not_its_line(tmp_path: Path) -> None:

@@ -187,7 +187,8 @@ def _told(reads: list[bytes], learn_at: int) -> tuple[Any, ...]:
 )
 def test_long_reads_that_end_anywhere_come_to_the_same(texts: list[str], sizes: list[int]) -> None:
     whole = b"".join([event(chunk(text)) for text in texts]) * 200 + b"data: [DONE]\n\n"
-    reads, at = [], 0
+    reads: list[bytes] = []
+    at = 0
     while at < len(whole):
         size = max(sizes[len(reads) % len(sizes)], len(whole) // 50)
         reads.append(whole[at : at + size])

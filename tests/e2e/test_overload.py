@@ -149,7 +149,9 @@ def in_a_long_turn(proxy: Proxy, act: Callable[[Doorbell], None]) -> None:
     done: Future[None] = Future()
 
     def turn() -> None:
-        bell = proxy.runtime.gateway.bell
+        gateway = proxy.runtime.gateway
+        gateway.line.pause(time.monotonic(), long=False)  # what began before this turn is no crowd in it
+        bell = gateway.bell
         bell.looked(0.0, busy=True, late=False)
         try:
             act(bell)
@@ -158,6 +160,8 @@ def in_a_long_turn(proxy: Proxy, act: Callable[[Doorbell], None]) -> None:
         else:
             done.set_result(None)
 
+    door = proxy.runtime.gateway.door  # which may have told somebody that the proxy lives whom the loop does not know yet
+    until(lambda: not door._waiting and not door.becoming, what="everybody's connection")
     proxy.runtime._tasks[0].get_loop().call_soon_threadsafe(turn)
     done.result(4 * WAIT_S)
 
@@ -297,27 +301,137 @@ def test_a_large_body_is_not_waited_for_when_it_will_be_refused(fast: Proxy) -> 
             connection.recv(1)
 
 
-@pytest.mark.parametrize("crowded", [False, True], ids=["at all looks", "in this turn"])
-def test_who_was_refused_is_not_listened_to_for_a_while_when_refusing_is_too_much(
-    fast: Proxy, monkeypatch: pytest.MonkeyPatch, crowded: bool
+def test_who_comes_again_without_waiting_is_made_to_when_refusing_is_too_much(
+    fast: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "RETRY_AFTER_S", 0.5)
-    monkeypatch.setattr(Governor, "look", lambda *_: False)  # or it would see that there is nothing to do
-    monkeypatch.setattr(Governor, "expect", lambda *_: None)
     governor = fast.runtime.gateway.governor
-    with connect(fast.port) as connection:
-        if crowded:
-            governor.crowded = True
-        else:
-            governor.room, governor.overwhelmed = 0, True
-        connection.sendall(GOOD)
-        assert read_answer(connection)[0] == 503
-        governor.room, governor.overwhelmed, governor.crowded = governor.max_in_flight, False, False
+    monkeypatch.setattr(Governor, "weigh", lambda *_: None)  # or it would see that nobody is refused
+
+    def asked(connection: socket.socket) -> tuple[int, float]:
         began = time.monotonic()
         connection.sendall(GOOD)
-        assert read_answer(connection)[0] == 200
-        assert time.monotonic() - began >= 0.3
+        return read_answer(connection)[0], time.monotonic() - began
+
+    with as_many_as_may(fast) as streams, connect(fast.port) as connection:
+        assert [asked(connection)[0] for _ in range(3)] == [503] * 3
+        governor.overwhelmed = True
+        try:
+            assert asked(connection)[0] == 503
+            for _ in range(2):
+                status, took_s = asked(connection)
+                assert (status, took_s >= 0.3) == (503, True)
+            with connect(fast.port) as other:
+                assert asked(other)[0] == 503
+        finally:
+            governor.overwhelmed = False
+        streams[0].leave()
+        until(lambda: len(fast.runtime.gateway.live) < MAY_RUN, what="room")
+        assert asked(connection)[0] == 200
     assert fast.client.get("/livez").status == 200
+
+
+def test_a_known_callers_refusal_says_what_that_of_a_new_one_does(fast: Proxy) -> None:
+    with as_many_as_may(fast), connect(fast.port) as connection:
+        told = []
+        for _ in range(3):
+            connection.sendall(GOOD)
+            told.append(read_answer(connection))
+    ids = {headers.pop("x-request-id") for _, headers, _ in told}
+    assert len(ids) == 3
+    for _, headers, _ in told:
+        headers.pop("date")
+    assert told[0] == told[1] == told[2]
+
+
+def test_requests_that_come_faster_than_they_can_be_begun_stand_in_line_and_are_served(fast: Proxy, upstream: Upstream) -> None:
+    gateway = fast.runtime.gateway
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(connect(fast.port)) for _ in range(10)]
+        for caller in callers:
+            caller.sendall(ALIVE)
+            assert read_answer(caller)[0] == 200
+        before = billed_calls(upstream)
+        seen: list[tuple[int, int]] = []
+
+        def act(bell: Doorbell) -> None:
+            gateway.line.begun += 2
+            gateway.line.pause(time.monotonic(), long=True)
+            for caller in callers:
+                caller.sendall(GOOD)
+            listen_until(bell, lambda: len(gateway.line) == len(callers), what="all of them in line")
+            seen.append((len(gateway.live), billed_calls(upstream) - before))
+
+        in_a_long_turn(fast, act)
+        assert seen == [(0, 0)]
+        assert [read_answer(caller)[0] for caller in callers] == [200] * len(callers)
+    until(lambda: not gateway.line.formed and not len(gateway.line), what="the end of the line")
+
+
+def test_who_stands_in_line_is_not_refused_any_more(fast: Proxy) -> None:
+    gateway = fast.runtime.gateway
+    with connect(fast.port) as caller:
+        caller.sendall(ALIVE)
+        assert read_answer(caller)[0] == 200
+
+        def act(bell: Doorbell) -> None:
+            gateway.line.begun += 2
+            gateway.line.pause(time.monotonic(), long=True)
+            caller.sendall(GOOD)
+            listen_until(bell, lambda: len(gateway.line) == 1, what="him in line")
+            gateway.governor.room = 0
+
+        in_a_long_turn(fast, act)
+        assert read_answer(caller)[0] == 200
+        until(lambda: gateway.governor.room > 0, what="the next look")
+
+
+def test_those_who_stand_in_line_count_as_running(fast: Proxy) -> None:
+    gateway = fast.runtime.gateway
+    with with_limits(fast, max_in_flight=MAY_RUN), contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(connect(fast.port)) for _ in range(MAY_RUN + 1)]
+        for caller in callers:
+            caller.sendall(ALIVE)
+            assert read_answer(caller)[0] == 200
+
+        def act(bell: Doorbell) -> None:
+            gateway.line.begun += 2
+            gateway.line.pause(time.monotonic(), long=True)
+            for caller in callers[:-1]:
+                caller.sendall(GOOD)
+            listen_until(bell, lambda: len(gateway.line) == MAY_RUN, what="all of them in line")
+            callers[-1].sendall(GOOD)
+            assert answer_in_this_turn(bell, callers[-1]) == 503
+
+        in_a_long_turn(fast, act)
+        assert [read_answer(caller)[0] for caller in callers[:-1]] == [200] * MAY_RUN
+
+
+def test_a_turn_that_does_not_end_is_brought_to_its_end(fast: Proxy) -> None:
+    """While it lasts, who was read is not read again; in the next one he is."""
+    gateway = fast.runtime.gateway
+    with connect(fast.port) as caller:
+        caller.sendall(ALIVE)
+        assert read_answer(caller)[0] == 200
+        states: list[bool] = []
+
+        def act(bell: Doorbell) -> None:
+            gateway.loop_watch.too_long_at = 0.0
+            gateway.pause()
+            caller.sendall(ALIVE)
+            assert answer_in_this_turn(bell, caller) == 200
+            (known,) = [one for one in gateway.door.callers if isinstance(one, protocol.FastProtocol) and _is(one, caller)]
+            states.append(known.transport.is_reading())
+
+        in_a_long_turn(fast, act)
+        assert states == [False]
+        until(lambda: not gateway.turn.too_long, what="the next turn")
+        caller.sendall(GOOD)
+        assert read_answer(caller)[0] == 200
+
+
+def _is(one: protocol.FastProtocol, caller: socket.socket) -> bool:
+    return one.client is not None and one.client[1] == caller.getsockname()[1]
 
 
 def test_both_doors_say_in_the_same_way_that_they_live(fast: Proxy, asgi: Proxy) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server.doorbell import EARLIER_S, HEARD_AT_ONCE, Caller, Doorbell
+from proxy.server.doorbell import ADDED_AT_ONCE, EARLIER_S, HEARD_S, LONG_S, Caller, Doorbell
 from proxy.server.run_delay import RunDelay
 
 pytestmark = pytest.mark.unit
@@ -60,8 +60,9 @@ class Heard(Caller):
 class World:
     def __init__(self) -> None:
         self.now = DUE
+        self.turn_began: float | None = None  # as on a loop that does not tell
         self.door = Door()
-        self.bell = Doorbell(self.door, monotonic=lambda: self.now)
+        self.bell = Doorbell(self.door, monotonic=lambda: self.now, turn_began=lambda: self.turn_began or self.now)
         self.stack = ExitStack()
 
     def caller(self, *, encrypted: bool = False) -> Heard:
@@ -102,11 +103,28 @@ def test_after_a_long_turn_the_next_is_taken_for_one_earlier_and_those_who_knock
     assert (heard.said, world.door.done[3:]) == (b"hello", ["take in"])
 
 
+def test_of_many_callers_some_are_added_with_each_look_and_who_left_meanwhile_is_not(world: World) -> None:
+    callers = [world.caller() for _ in range(ADDED_AT_ONCE + 2)]
+    for look in (1, 2):
+        world.bell.looked(DUE, busy=True, late=False)
+        assert len(world.bell._descriptors) == min(ADDED_AT_ONCE * look, len(callers) - 1)
+        for caller in callers:
+            if caller not in world.bell._descriptors and look == 1:
+                world.bell.forget(caller)
+                break
+    world.now = DUE
+    for caller in callers:
+        caller.caller.sendall(b"hello")
+    for _ in callers:
+        world.bell.listen()
+    assert sum(caller.said == b"hello" for caller in callers) == len(callers) - 1
+
+
 def test_while_there_is_little_to_do_nobody_is_asked(world: World) -> None:
     heard = world.caller()
     heard.caller.sendall(b"hello")
     for busy in (False, True, False):
-        world.bell.looked(DUE, busy=busy, late=False)
+        world.bell.looked(DUE + 1, busy=busy, late=False)
         assert world.bell.up is busy
     world.bell.listen()
     assert heard.times == 0
@@ -139,14 +157,38 @@ def test_a_caller_whose_socket_is_closed_before_he_is_forgotten(world: World) ->
     assert heard.times == 0
 
 
-def test_no_more_are_heard_at_once_than_leave_the_chunks_their_turn_and_the_rest_the_next_time(world: World) -> None:
-    callers = [world.caller() for _ in range(HEARD_AT_ONCE + 2)]
+def test_a_turn_that_takes_long_puts_it_up_however_little_there_was_to_do_before(world: World) -> None:
+    heard = world.caller()
+    world.bell.looked(DUE + 100, busy=False, late=False)
+    heard.caller.sendall(b"hello")
+    world.turn_began = world.now - LONG_S * 0.9
+    world.bell.listen()
+    assert (heard.said, world.bell.up) == (b"", False)
+    world.turn_began = world.now - LONG_S * 1.1
+    world.bell.listen()
+    assert (heard.said, world.bell.up) == (b"hello", True)
+    world.bell.looked(DUE + 100, busy=False, late=False)
+    assert not world.bell.up
+
+
+def test_callers_are_heard_for_no_longer_than_leaves_the_chunks_their_turn_and_the_rest_the_next_time(world: World) -> None:
+    class Slow(Heard):
+        def hear(self, descriptor: int) -> bool:
+            heard = super().hear(descriptor)
+            world.now += HEARD_S / 4
+            return heard
+
+    callers = [Slow(world.stack) for _ in range(9)]
+    world.door.callers += callers
     world.bell.looked(DUE, busy=True, late=False)
     for one in callers:
         one.caller.sendall(b"x")
-    world.bell.listen()
-    assert sum(one.times for one in callers) == HEARD_AT_ONCE
-    world.bell.listen()
+    found = []
+    for since_s in (1.0, HEARD_S / 2, HEARD_S):
+        world.now += since_s
+        world.bell.listen()
+        found.append(sum(one.times for one in callers))
+    assert found == [4, 6, 9], "as long as it has been since, at most"
     assert [one.said for one in callers] == [b"x"] * len(callers)
 
 

@@ -13,15 +13,20 @@ from hypothesis import strategies as st
 from proxy.config.settings import ServerSettings
 from proxy.core.deadlines import NEVER, TICK_S
 from proxy.server.doorbell import Doorbell
+from proxy.server.line import Line
 from proxy.server.overload import (
     CALM_S,
     CROWD,
+    CROWD_WAITS,
     FLOOR,
     MAX_IN_FLIGHT,
     MAX_WAIT_S,
     NOTICE_S,
+    PATIENCE_S,
     PULSE_S,
-    SPAN_LOOKS,
+    TOO_LONG_S,
+    TOO_MANY_EACH,
+    TOO_MANY_PER_S,
     Governor,
     LoopWatch,
 )
@@ -38,12 +43,14 @@ class World:
     now: float = 100.0
     live: int = 0
 
-    def look(self, late_s: float = 0.0, *, refused: int = 0, others_s: float = 0.0) -> bool:
+    def look(
+        self, late_s: float = 0.0, *, refused: int = 0, others_s: float = 0.0, standing: int = 0, waited_s: float = 0.0
+    ) -> bool:
         self.governor.expect(self.now + PULSE_S)
         self.now += PULSE_S
         self.now += late_s
         self.governor.refused += refused
-        return self.governor.look(self.now, self.live, others_s)
+        return self.governor.look(self.now, self.live, others_s, standing=standing, waited_s=waited_s)
 
     def for_(self, seconds: float, late_s: float = 0.0, *, refused: int = 0) -> None:
         until = self.now + seconds
@@ -53,7 +60,7 @@ class World:
 
 def shedding(live: int = 1_000) -> World:
     world = World(live=live)
-    world.for_(0.4, MAX_WAIT_S * 0.51, refused=1)
+    world.for_(PATIENCE_S * 1.1, MAX_WAIT_S * 0.51, refused=1)
     assert world.governor.shedding
     return world
 
@@ -82,13 +89,15 @@ def test_who_looks_closely_has_a_reason(live: int, late_s: float, soon: bool) ->
 
 
 @unit
-def test_a_loop_that_is_late_for_long_sheds_and_one_that_is_late_for_a_moment_does_not() -> None:
+def test_a_loop_that_is_late_for_a_second_sheds_and_one_that_is_late_for_a_moment_does_not() -> None:
     world = World(live=500)
-    told = []
-    for late in (30.0, 0.0, *[0.31] * SPAN_LOOKS):
-        world.look(MAX_WAIT_S * late)
+    world.look(MAX_WAIT_S * 30)
+    told = [world.governor.shedding]
+    world.look()
+    for part in (0.9, 0.2):
+        world.for_(PATIENCE_S * part, MAX_WAIT_S * 0.31)
         told.append(world.governor.shedding)
-    assert told == [False] * (SPAN_LOOKS + 1) + [True]
+    assert told == [False, False, True]
     assert world.governor.room == 500
     assert world.governor.refuses(500, world.now)
 
@@ -96,32 +105,61 @@ def test_a_loop_that_is_late_for_long_sheds_and_one_that_is_late_for_a_moment_do
 @unit
 def test_one_look_in_between_that_is_in_time_begins_it_anew() -> None:
     world = World(live=500)
-    for _ in range(20):
-        for _ in range(SPAN_LOOKS - 1):
-            world.look(MAX_WAIT_S * 0.31)
+    for _ in range(5):
+        world.for_(PATIENCE_S * 0.9, MAX_WAIT_S * 0.31)
         world.look()
     assert not world.governor.shedding
 
 
 @unit
-def test_of_looks_that_are_far_apart_two_are_enough() -> None:
-    world = World(live=500)
-    told = []
-    for _ in range(2):
-        world.look(MAX_WAIT_S * 2)
-        told.append(world.governor.shedding)
-    assert told == [False, True]
+@pytest.mark.parametrize("came_in", [1, 3, 10, 40], ids="in {} turns".format)
+def test_a_thousand_may_come_to_an_idle_proxy_at_once_and_none_is_refused(came_in: int) -> None:
+    """However long the turns in which they come, and how late the loop is with all of them from then on."""
+    world = World()
+    for _ in range(came_in):
+        world.look(0.5 / came_in)
+        for _ in range(1_000 // came_in):
+            assert not world.governor.refuses(world.live, world.now)
+            world.live += 1
+    world.for_(5.0, MAX_WAIT_S * 0.7)
+    assert world.live <= world.governor.room
 
 
 @unit
-def test_at_the_first_late_look_a_few_more_may_come_until_one_is_in_time() -> None:
-    world = World(live=500)
-    world.look()
+def test_of_a_crowd_that_is_larger_no_more_are_taken_while_the_loop_is_late_and_shedding_begins_at_once() -> None:
+    world = World(live=CROWD - 1)
     rooms = []
-    for late in (0.31, 0.31, 0.0):
+    for late in (0.31, 0.0):
         world.look(MAX_WAIT_S * late)
         rooms.append(world.governor.room)
-    assert rooms == [551, 551, MAX_IN_FLIGHT]
+    assert rooms == [CROWD, MAX_IN_FLIGHT]
+    world.live = CROWD + 500
+    world.look(MAX_WAIT_S * 0.31)
+    assert (world.governor.shedding, world.governor.room) == (True, CROWD + 500)
+
+
+@unit
+def test_to_stand_in_line_counts_for_half() -> None:
+    world = World(live=500)
+    for _ in range(200):
+        world.look(waited_s=MAX_WAIT_S * 0.5, standing=400, refused=1)
+    told = [world.governor.shedding]
+    for _ in range(200):
+        world.look(waited_s=MAX_WAIT_S * 0.6, standing=400, refused=1)
+    assert [*told, world.governor.shedding] == [False, True]
+
+
+@unit
+@pytest.mark.parametrize(("standing", "rooms"), [(400, [950, 902]), (600, [500, 250])], ids=["some", "most"])
+def test_where_most_stand_in_line_room_is_halved_since_that_helps_at_once(standing: int, rooms: list[int]) -> None:
+    world = shedding(1_000)
+    world.governor.room = world.live
+    found = []
+    for _ in rooms:
+        world.look(MAX_WAIT_S * CROWD_WAITS, standing=standing, refused=1)
+        found.append(world.governor.room)
+        world.live = world.governor.room
+    assert found == rooms
 
 
 @unit
@@ -168,8 +206,8 @@ def test_moments_of_lateness_among_looks_in_time_take_no_room() -> None:
     world = shedding()
     before = world.governor.room
     for _ in range(100):
-        world.look(MAX_WAIT_S, refused=1)
-        world.look(0.0, refused=1)
+        for late in (1.0, 0.0, 0.0):
+            world.look(MAX_WAIT_S * late, refused=1)
     assert world.governor.room >= before
 
 
@@ -184,43 +222,33 @@ def test_it_is_over_when_nobody_was_refused_for_a_second() -> None:
 
 
 @unit
-def test_when_the_refusing_alone_is_too_much_it_says_so() -> None:
-    world = shedding()
-    told = []
-    for late in (1.0, 0.81, 0.79, 0.2):
-        world.for_(MAX_WAIT_S * 12, MAX_WAIT_S * late, refused=1)
-        told.append(world.governor.overwhelmed)
-    assert told == [True, True, False, False]
+@pytest.mark.parametrize(
+    ("refused_per_s", "begun_per_s", "overwhelmed"),
+    [
+        (TOO_MANY_PER_S * 1.1, TOO_MANY_PER_S / TOO_MANY_EACH, True),
+        (TOO_MANY_PER_S * 1.1, TOO_MANY_PER_S / TOO_MANY_EACH * 1.2, False),
+        (TOO_MANY_PER_S * 0.9, 0, False),
+    ],
+    ids=["much more than begin", "not so much more", "few"],
+)
+def test_when_the_refusing_takes_too_much_time_it_says_so(refused_per_s: float, begun_per_s: float, overwhelmed: bool) -> None:
+    governor, begun = Governor(), 0.0
+    for step in range(100):
+        governor.refused += round(refused_per_s / 20)
+        begun += begun_per_s / 20
+        governor.weigh(100.0 + step / 20, round(begun))
+    assert governor.overwhelmed is overwhelmed
+    governor.weigh(200.0, round(begun))
+    assert not governor.overwhelmed
 
 
 @unit
-def test_what_is_read_when_the_turn_has_lasted_too_long_is_refused_whatever_room_there_is() -> None:
+def test_what_is_read_when_the_turn_has_lasted_too_long_is_refused_where_a_crowd_is_in_already() -> None:
     governor = Governor()
     governor.expect(10.0)
-    assert not governor.refuses(FLOOR, 10.0 + CROWD * MAX_WAIT_S)
-    assert governor.refuses(FLOOR, 10.0 + CROWD * MAX_WAIT_S + 0.001)
-    assert not governor.refuses(FLOOR - 1, 11.0)
-
-
-@unit
-@pytest.mark.parametrize(
-    ("max_wait_s", "live", "late_s", "crowded"),
-    [
-        (MAX_WAIT_S, FLOOR, CROWD * MAX_WAIT_S + 0.01, True),
-        (MAX_WAIT_S, FLOOR, CROWD * MAX_WAIT_S - 0.01, False),
-        (MAX_WAIT_S, FLOOR - 1, 10.0, False),
-        (0.0, 4000, 10.0, False),
-    ],
-)
-def test_a_turn_that_lasts_too_long_is_a_crowd_until_the_next_look(
-    max_wait_s: float, live: int, late_s: float, crowded: bool
-) -> None:
-    governor = Governor(max_wait_s=max_wait_s)
-    governor.expect(10.0)
-    governor.pause(10.0 + late_s, live)
-    assert governor.crowded is crowded
-    governor.expect(30.0)
-    assert not governor.crowded
+    assert not governor.refuses(CROWD, 10.0 + CROWD_WAITS * MAX_WAIT_S)
+    assert governor.refuses(CROWD, 10.0 + CROWD_WAITS * MAX_WAIT_S + 0.001)
+    assert not governor.refuses(CROWD - 1, 11.0)
 
 
 @unit
@@ -298,7 +326,7 @@ def test_a_loop_that_is_late_because_others_have_the_processor_sheds_nobody_but_
         assert world.governor.late_s == pytest.approx(MAX_WAIT_S)
     assert not world.governor.shedding
     for _ in range(50):
-        world.look(MAX_WAIT_S, others_s=MAX_WAIT_S * 0.6)
+        world.look(MAX_WAIT_S, others_s=MAX_WAIT_S * 0.6, refused=1)
     assert world.governor.shedding
 
 
@@ -347,16 +375,18 @@ class Clock:
 @unit
 def test_the_watch_has_a_timer_of_its_own_only_while_there_is_much_to_do() -> None:
     governor, live, clock, log, bell = Governor(), set[int](), Clock(), Log(), Bell()
-    watch = LoopWatch(governor, live, cast(Doorbell, bell), monotonic=clock, run_delay=Others(), log=log)
+    line = Line(monotonic=clock, heard=lambda: None)
+    watch = LoopWatch(governor, live, line, cast(Doorbell, bell), monotonic=clock, run_delay=Others(), log=log)
 
     async def scenario() -> None:
         watch.tick(0.0)
-        assert governor.late_at == pytest.approx(TICK_S + CROWD * MAX_WAIT_S)
+        assert governor.late_at == pytest.approx(TICK_S + CROWD_WAITS * MAX_WAIT_S)
         live.update(range(FLOOR))
         clock.now = TICK_S
         watch.tick(clock.now)
-        assert governor.late_at == pytest.approx(TICK_S + PULSE_S + CROWD * MAX_WAIT_S)
+        assert governor.late_at == pytest.approx(TICK_S + PULSE_S + CROWD_WAITS * MAX_WAIT_S)
         assert bell.told == [(TICK_S, False, False), (TICK_S + PULSE_S, True, False)]
+        assert watch.too_long_at == pytest.approx(TICK_S + PULSE_S + TOO_LONG_S)
         watch.stop()
         assert not bell.up
 
@@ -366,16 +396,23 @@ def test_the_watch_has_a_timer_of_its_own_only_while_there_is_much_to_do() -> No
 @unit
 def test_the_watch_tells_when_it_begins_and_ends_and_that_turns_are_long() -> None:
     governor, live, clock, log, bell = Governor(), set(range(500)), Clock(), Log(), Bell()
-    watch = LoopWatch(governor, live, cast(Doorbell, bell), monotonic=clock, run_delay=Others(), log=log)
+    line = Line(monotonic=clock, heard=lambda: None)
+    watch = LoopWatch(governor, live, line, cast(Doorbell, bell), monotonic=clock, run_delay=Others(), log=log)
 
     async def scenario() -> None:
-        for _ in range(8):
+        for _ in range(12):
             clock.now += PULSE_S + MAX_WAIT_S
             watch._beat()
             watch.stop()
-        assert [event for event, _ in log.lines] == ["shedding"]
-        assert [late for _, _, late in bell.told] == [False] + [True] * 7, "of the first look nobody knows when it was due"
-        governor.refused += 17
+        assert (governor.room, log.lines) == (500, []), "nobody was refused"
+        governor.refused += 1
+        watch._beat()
+        watch.stop()
+        assert log.lines == [("shedding", {"running": 500, "late_ms": 0})]
+        assert [late for _, _, late in bell.told] == [False] + [True] * 11 + [False], (
+            "of the first look nobody knows when it was due"
+        )
+        governor.refused += 16
         while governor.shedding:
             clock.now += PULSE_S
             watch._beat()

@@ -262,6 +262,21 @@ async def test_what_is_not_there_is_a_404_whatever_the_method(gateway: FakeGatew
     assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/v1/responses", ["/v1/chat/completions", "/v1/embeddings", "/v1/models"]),
+        ("/v1/v1/chat/completions", ["/v1/chat/completions", "/v1/embeddings", "/v1/models"]),
+        ("/api/v1/stats", ["/api/v1/openapi.json"]),
+    ],
+)
+async def test_and_says_what_there_is_instead(gateway: FakeGateway, path: str, named: list[str]) -> None:
+    where, _, what = (await ask(gateway, path)).json["error"]["message"].partition(": ")
+    assert where == f"There is nothing at {path}"
+    assert [word for word in what.rstrip(".").replace(",", "").split() if word.startswith("/")] == named
+    assert set(named) <= {line.path for line in ROUTES}
+
+
 @pytest.mark.parametrize("declared", [d for d in ROUTES if d.handler is not None], ids=lambda declared: declared.path)
 async def test_what_a_browser_might_read_says_so_safely(gateway: FakeGateway, declared: Declared) -> None:
     for token in (None, TOKENS.get(declared.scope)):

@@ -11,6 +11,8 @@ before; the supervisor is started again by us, as systemd would, and counts as b
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import random
 import signal
@@ -22,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.processes import HarnessError
+from tests.bench.processes import HarnessError, get
 from tests.soak.stage import Caller, Check, Options, Stage, at_least, at_most, mock_provider, none_of, wait_until
 
 _KILLS, _KILLS_SHORT = 200, 3
@@ -123,8 +125,15 @@ class Killer:
                 if time.monotonic() > began + _BACK_S:
                     self.lost += 1
                     return
+            # at first it may be one of those left behind that answers, until it notices
+            while not await asyncio.to_thread(self._answers):
+                if time.monotonic() > began + _BACK_S:
+                    self.lost += 1
+                    return
+                await asyncio.sleep(_POLL_S)
             self.back_s[role].append(time.monotonic() - began)
             return
+        await wait_until(lambda: bool(self._pids(role)), _BACK_S)  # the drainer comes after the workers
         before = self._pids(role)
         if not before:
             self.lost += 1
@@ -147,6 +156,15 @@ class Killer:
         except HarnessError:
             return False
         return True
+
+    def _answers(self) -> bool:
+        """One of the new supervisor's workers, which are there as soon as it says who they are."""
+        state = self._stage.server.data_dir / "run" / "supervisor.json"
+        try:
+            told = json.loads(state.read_bytes())
+            return told["pid"] == self._stage.child.pid and all(told["workers"]) and get(self._stage.port, "/readyz")[0] == 200
+        except (OSError, ValueError, http.client.HTTPException):
+            return False
 
     def _pids(self, role: str) -> set[int]:
         wanted = _DRAINER if role == "drainer" else _WORKER

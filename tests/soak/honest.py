@@ -4,7 +4,8 @@
 a second, one after the other on one connection, until there is another line, and prints an `HonestResult`.
 
 A time runs from when he sends to when the kernel has the last of the answer for him (`probe.py`): the many who are slow on purpose share a
-processor with him, and what they make him wait for it is not the proxy's doing.
+processor with him, and what they make him wait for it is not the proxy's doing. Where the answer before came so late that the next request
+could not be sent when it was due, its time runs from then: else a second without answers would be one slow request, not a hundred.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ class HonestResult:
 def run(plan: HonestPlan) -> HonestResult:
     request = request_bytes(chat_body(plan.model, stream=False, prompt_bytes=200), port=plan.port, key=plan.key)
     result, connection = HonestResult(), connected(plan.port)
-    began, answer = time.monotonic(), b""
+    began, began_ns, ended_ns, answer = time.monotonic(), time.time_ns(), 0, b""
     while not select.select([sys.stdin], [], [], max(0.0, began + len(result.asked) / plan.rate - time.monotonic()))[0]:
-        at, sent_ns = time.monotonic(), time.time_ns()
+        at, due_ns = time.monotonic(), began_ns + round(len(result.asked) / plan.rate * 1e9)
+        sent_ns = due_ns if ended_ns > due_ns else time.time_ns()
         try:
             connection.sendall(request)
             status, answer, ended_ns = _answer(connection)

@@ -3,7 +3,8 @@
 Streams of 250 chunks, one each 20 ms, as models answer. How many of them it can do in a second is found first, with nobody refused, by
 more and more callers at a time, until more of them get no more; then come five times as many requests in each second, from callers who
 do not wait.
-Whole answers to small requests, which cost the proxy only a few times their refusal, are looked at as well, but held against no bar.
+Whole answers to small requests, which cost the proxy some twenty times their refusal, are looked at as well: beside
+them it must say that it lives, and how many are done and how quickly the rest is refused is told without a bar.
 
 The proxy has a core to itself, and the upstream and all callers share the other one.
 """
@@ -70,9 +71,13 @@ def _measure(stage: Stage, peak: Peak, whole_peak: Peak) -> list[Check]:
     return [
         *checks,
         Check("small whole answers under five times as many", f"{small['whole_per_s']:,.0f}/s of {whole_peak.rate:,.0f}/s"),
+        at_most("/livez beside them, worst", probed["alive"]["worst_ms"] or float("inf"), 50, "ms", timing=True),
+        Check("/livez, p50, p99 and worst; the server at work meanwhile, p99 and worst", _spread(probed["alive"])),
+        Check("their refusals, p50, p99 and worst; the server at work meanwhile, p99 and worst", _spread(probed["refused"])),
         Check(
-            "their refusals, p99; /livez, worst", f"{probed['refused']['p99_ms']:.1f} ms; {probed['alive']['worst_ms']:.1f} ms"
+            "their refusals, p50 and p99, as the many saw it", f"{small['refused_p50_ms']:.1f} / {small['refused_p99_ms']:.1f} ms"
         ),
+        none_of("of these broken off", small["broken"]),
     ]
 
 

@@ -1,26 +1,29 @@
-"""Callers that are slow on purpose: heads that never end, bodies that stall or trickle, streams that nobody reads. Among them honest
-ones, who must not notice.
+"""Callers that are slow on purpose: heads that never end, bodies that stall or trickle, streams that nobody reads. Among them an honest
+one, who must not notice, from when the first of them comes until the last has gone. What he is used to is what he had before and has
+afterwards, for on a machine that is shared no minute is like the other.
 
 A stalled body ends with the grace that every body has, a trickling one with the time that the longest may take. That a stream which
 nobody reads is given up shows at the upstream, which is hung up on.
+
+All of them are there at once: those who do not read come first, since they are borne the longest. They stand for other machines, and so
+does the upstream of theirs: they get what the proxy, the honest caller and his upstream leave of the processor, or these would wait for
+them instead of for the proxy. That they keep their own pace all the same is one of the checks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
 from proxy.engine.attempt import WRITE_STALL_S
 from proxy.server.protocol import BODY_GRACE_S, BODY_S, HEAD_S
-from tests.bench.processes import Child, python
+from tests.bench.processes import Child, get, python
+from tests.soak.dawdlers import HEADS, STALLED, TRICKLING, DawdlersPlan, DawdlersResult, Kind
 from tests.soak.hasty import PATIENCE_S
 from tests.soak.honest import HonestPlan
 from tests.soak.stage import (
@@ -41,151 +44,80 @@ _HEADS, _HEADS_SHORT = 2_000, 60
 _BODIES, _BODIES_SHORT = 500, 20
 _READERS, _READERS_SHORT = 500, 12
 _HONEST_RATE, _HONEST_RATE_SHORT = 100.0, 20.0
-_BASELINE_S, _BASELINE_SHORT_S = 20.0, 0.5
-_DRIP_S = 1.0  # between two bytes of a head
-_TRICKLE_BYTES = 2_048  # of a body, each time
+_CALM_S, _CALM_SHORT_S = 15.0, 0.3  # before, and afterwards
 _LATE_S = 1.0
 _PATIENCE_S = 30.0
-_FILL_S = 30.0
-_SMALL_BUFFER = 4_096
-_AT_ONCE = 100
-_APART_S, _APART_SHORT_S = 0.05, 0.01  # each of them takes some megabytes before it is full
-
-
-@dataclass(slots=True)
-class _Kind:
-    """One way to be slow. `ends_s`: what its limit is; `lasted`: how long each was borne."""
-
-    ends_s: float
-    lasted: list[float] = field(default_factory=list)
-    heard: Counter[int] = field(default_factory=Counter)  # statuses
-
-
-class _Slow(asyncio.Protocol):
-    """Sends the first bytes at once and a few more each second, until it is told or cut off."""
-
-    def __init__(self, kind: _Kind, first: bytes, drip: bytes) -> None:
-        self.kind = kind
-        self.first = first
-        self.drip = drip
-        self.transport: asyncio.Transport
-        self._began = 0.0
-        self._status = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are not registered with asyncio's classes
-        self._began = time.monotonic()
-        self.transport.write(self.first)
-        self._next()
-
-    def _next(self) -> None:
-        if self.drip and not self.transport.is_closing():
-            self._timer = asyncio.get_running_loop().call_later(_DRIP_S, self._more)
-
-    def _more(self) -> None:
-        self.transport.write(self.drip)
-        self._next()
-
-    def data_received(self, data: bytes) -> None:
-        CANARIES.look("an answer to a slow caller", data)
-        if not self._status:
-            self._status = int(data[9:12])
-            self._note()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._status:
-            self._note()
-
-    def _note(self) -> None:
-        self.kind.lasted.append(time.monotonic() - self._began)
-        self.kind.heard[self._status] += 1
-        self.drip = b""
-
-
-class _NonReader(asyncio.Protocol):
-    def __init__(self, request: bytes) -> None:
-        self.request = request
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # as above
-        self.transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.pause_reading()
+_LINE_S = 120.0
+_APART_S = 0.02
 
 
 async def run(folder: Path, options: Options) -> list[Check]:
-    with Stage(folder, options) as stage:
-        stage.prepare(common_config(stage), module="tests.soak.hasty" if options.short else "proxy")
+    with Stage(folder, options) as stage, _Flood(folder) as flood:
+        config = common_config(stage)
+        mock = config["providers"]["mock"]
+        config["providers"]["flood"] = {**mock, "base_url": f"http://127.0.0.1:{flood.port}/v1"}
+        config["chains"][_endless(options)] = [f"flood/{_endless(options)}"]
+        if not options.short:
+            del config["server"]["max_wait"]  # nobody is refused with what anybody runs, either
+        stage.prepare(config, module="tests.soak.hasty" if options.short else "proxy")
         await asyncio.to_thread(stage.start)
         await stage.warmed()
-        return await _act(stage)
+        return await _act(stage, flood)
 
 
-async def _act(stage: Stage) -> list[Check]:
+async def _act(stage: Stage, flood: _Flood) -> list[Check]:
     options = stage.options
     limits = {"HEAD_S": HEAD_S, "BODY_S": BODY_S, "BODY_GRACE_S": BODY_GRACE_S, "WRITE_STALL_S": WRITE_STALL_S}
     limits = PATIENCE_S if options.short else limits
-    heads, stalled, trickling = (_Kind(limits[name]) for name in ("HEAD_S", "BODY_GRACE_S", "BODY_S"))
-    bodies, readers = options.of(_BODIES, _BODIES_SHORT), options.of(_READERS, _READERS_SHORT)
-    rate = _HONEST_RATE_SHORT if options.short else _HONEST_RATE
-
-    honest = _Honest(stage, rate)
-    await asyncio.to_thread(honest.begin)
-    await asyncio.sleep(_BASELINE_SHORT_S if options.short else _BASELINE_S)
-    disturbed = time.monotonic()
-    head = _head(stage.port, 1 << 20)
-    made: list[asyncio.BaseTransport] = []
-    for kind, count, first, drip in (
-        (heads, options.of(_HEADS, _HEADS_SHORT), b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: ", b"x"),
-        (stalled, bodies // 2, head + b'{"model"', b""),
-        (trickling, bodies - bodies // 2, head + b'{"model": "' + b"m" * _TRICKLE_BYTES * 2, b"m" * _TRICKLE_BYTES),
-    ):
-        made += await _open(stage.port, count, partial(_Slow, kind, first, drip))
-    for at in range(readers):
-        made.append(await _non_reader(stage, at))
-        await asyncio.sleep(_APART_SHORT_S if options.short else _APART_S)
+    heads, bodies, readers = (
+        options.of(*both) for both in ((_HEADS, _HEADS_SHORT), (_BODIES, _BODIES_SHORT), (_READERS, _READERS_SHORT))
+    )
+    honest = _Honest(stage, _HONEST_RATE_SHORT if options.short else _HONEST_RATE)
+    dawdlers = _Dawdlers(stage, heads, bodies, readers)
     if not options.short:
-        await wait_until(lambda: _stalled(stage) >= readers, _FILL_S, poll_s=0.5)
-    filled = time.monotonic()
-    kinds = (heads, stalled, trickling)
-    wanted = options.of(_HEADS, _HEADS_SHORT) + bodies + readers
+        flood.child.stand_back()
+        dawdlers.child.stand_back()
+    calm_s = _CALM_SHORT_S if options.short else _CALM_S
+    await asyncio.to_thread(honest.begin)
+    await asyncio.sleep(calm_s)
+    disturbed = time.monotonic()
+    await asyncio.to_thread(dawdlers.begin)
+    present = time.monotonic()
     await wait_until(
-        lambda: sum(len(kind.lasted) for kind in kinds) + len(_given_up(stage)) >= wanted,
+        lambda: dawdlers.ended() >= heads + bodies and flood.counts()["left"] >= readers,
         max(limits.values()) + _PATIENCE_S,
         poll_s=0.5,
     )
+    left = time.monotonic()
+    await asyncio.sleep(calm_s)
     asked = await asyncio.to_thread(honest.end)
-    given_up = _given_up(stage)
+    slow = await asyncio.to_thread(dawdlers.end)
+    given_up = flood.given_up()
     borne = [record["gone"] - record["arrived"] for record in given_up]
     late = [record["gone"] - record["stalled"] for record in given_up]
-    for transport in made:
-        transport.close()
-    still = await stage.settled()
+    still = await stage.settled() + flood.counts()["busy"]
     statuses = Counter(status for _, _, status in asked)
-    calm, filling, then = (
+    before, coming, there, after = (
         [took for at, took, _ in asked if since <= at < until]
-        for since, until in ((0.0, disturbed), (disturbed, filled), (filled, float("inf")))
+        for since, until in ((0.0, disturbed), (disturbed, present), (present, left), (left, float("inf")))
     )
 
     found = [
-        Check("honest requests", f"{len(asked):,} at {rate:g}/s"),
+        Check("honest requests", f"{len(asked):,} at {_HONEST_RATE_SHORT if options.short else _HONEST_RATE:g}/s"),
         Check("their statuses", ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))),
         none_of("honest requests, not whole and 200", len(asked) - statuses[200]),
-        Check("honest p99: calm; while the buffers of the non-readers fill; then", _p99s(calm, filling, then)),
-        at_most("honest p99 then, to the calm", p99_ms(then) / p99_ms(calm), 2, "×", timing=True),
+        Check("honest p99: before; while the many come; while they are there; after", _p99s(before, coming, there, after)),
+        at_most("honest p99 with them, to without", p99_ms(coming + there) / p99_ms(before + after), 2, "×", timing=True),
+        at_most("a drip, later than it should be", slow.late_s, _LATE_S, "s", timing=True),
     ]
-    for name, kind, count in (
-        ("slow heads", heads, options.of(_HEADS, _HEADS_SHORT)),
-        ("stalled bodies", stalled, bodies // 2),
-        ("trickling bodies", trickling, bodies - bodies // 2),
+    for name, count, limit in (
+        (HEADS, heads, "HEAD_S"),
+        (STALLED, bodies // 2, "BODY_GRACE_S"),
+        (TRICKLING, bodies - bodies // 2, "BODY_S"),
     ):
-        found += _reaped(name, kind.lasted, kind.lasted, count, kind.ends_s)
-        found.append(all_of(f"{name}, told 408", kind.heard[408], count))
+        kind = slow.kinds[name]
+        found += _reaped(name, kind.lasted, kind.lasted, count, limits[limit])
+        found.append(all_of(f"{name}, told 408", kind.heard.get("408", 0), count))
     # the caller's side is full before the upstream's is, and that after the request came
     found += _reaped("streams that nobody reads", borne, late, readers, limits["WRITE_STALL_S"])
     rows = stage.sql("SELECT count(*) FROM requests WHERE task_id GLOB 'n[0-9]*' AND outcome = 'client_gone' AND ended = 1")
@@ -193,22 +125,13 @@ async def _act(stage: Stage) -> list[Check]:
     return [*found, none_of("still in use, here or upstream", still)]
 
 
-def _endless(stage: Stage) -> str:
+def _endless(options: Options) -> str:
     """At a pace at which the honest ones can be told apart from those that fill up."""
-    return "endless-2" if stage.options.short else "endless-20"
-
-
-def _stalled(stage: Stage) -> int:
-    return sum(record["model"] == _endless(stage) and record["stalled"] > 0 for record in stage.served())
+    return "endless-2" if options.short else "endless-20"
 
 
 def _p99s(*spans: list[float]) -> str:
     return "; ".join(f"{p99_ms(seconds):,.1f} ms" for seconds in spans)
-
-
-def _given_up(stage: Stage) -> list[dict[str, Any]]:
-    """The streams that the upstream was hung up on."""
-    return [record for record in stage.served() if record["model"] == _endless(stage) and record["gone"]]
 
 
 def _reaped(name: str, lasted: list[float], late: list[float], count: int, limit_s: float) -> list[Check]:
@@ -220,6 +143,62 @@ def _reaped(name: str, lasted: list[float], late: list[float], count: int, limit
     ]
 
 
+class _Flood:
+    """The upstream of those who do not read, apart from the honest one's: what it has to do he need not wait for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.child = Child(python("-m", "tests.soak.upstream"), log=folder / "flood.log", pipes=True)
+        self.port: int = self.child.line(_LINE_S)["port"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.stop()
+
+    def counts(self) -> dict[str, int]:
+        found: dict[str, int] = orjson.loads(get(self.port, "/counts", timeout_s=_PATIENCE_S)[1])
+        return found
+
+    def given_up(self) -> list[dict[str, Any]]:
+        """The streams that it was hung up on."""
+        return [record for record in orjson.loads(get(self.port, "/seen", timeout_s=_PATIENCE_S)[1]) if record["gone"]]
+
+
+class _Dawdlers:
+    """`dawdlers.py`, from `begin` to `end`."""
+
+    def __init__(self, stage: Stage, heads: int, bodies: int, readers: int) -> None:
+        asking = Caller(stage.port)
+        requests = [
+            asking.request(_endless(stage.options), stream=True, marker=f"n{number}").decode() for number in range(readers)
+        ]
+        stalled = bodies // 2
+        self._plan = DawdlersPlan(stage.port, CANARIES.client_key, heads, stalled, bodies - stalled, requests, _APART_S)
+        self.child = Child(python("-m", "tests.soak.dawdlers"), log=stage.folder / "dawdlers.log", pipes=True)
+
+    def begin(self) -> None:
+        """Until all of them have come."""
+        self.child.say(orjson.dumps(self._plan).decode())
+        self.child.line(_LINE_S)
+
+    def ended(self) -> int:
+        """How many heads and bodies have ended so far."""
+        self.child.say("how many")
+        ended: int = self.child.line(_LINE_S)["ended"]
+        return ended
+
+    def end(self) -> DawdlersResult:
+        try:
+            self.child.say("enough")
+            found = self.child.line(_LINE_S)
+        finally:
+            self.child.stop()
+        CANARIES.look("an answer to a slow caller", found["answers"].encode("latin-1"))
+        kinds = {name: Kind(**kind) for name, kind in found["kinds"].items()}
+        return DawdlersResult(kinds, found["late_s"], found["answers"])
+
+
 class _Honest:
     """`honest.py`, from `begin` to `end`."""
 
@@ -229,46 +208,14 @@ class _Honest:
 
     def begin(self) -> None:
         self._child.say(orjson.dumps(self._plan).decode())
-        self._child.line(_PATIENCE_S * 2)
+        self._child.line(_LINE_S)
 
     def end(self) -> list[tuple[float, float, int]]:
         """When each was asked, how long it took, and its status."""
         try:
             self._child.say("enough")
-            found = self._child.line(_PATIENCE_S * 2)
+            found = self._child.line(_LINE_S)
         finally:
             self._child.stop()
         CANARIES.look("an honest caller's answer", found["last"].encode("latin-1"))
         return [(at, took, status) for at, took, status in found["asked"]]
-
-
-def _head(port: int, length: int) -> bytes:
-    lines = (
-        "POST /v1/chat/completions HTTP/1.1",
-        f"host: 127.0.0.1:{port}",
-        f"authorization: Bearer {CANARIES.client_key}",
-        "content-type: application/json",
-        f"content-length: {length}",
-    )
-    return "\r\n".join(lines).encode() + b"\r\n\r\n"
-
-
-async def _open(port: int, count: int, make: partial[_Slow]) -> list[asyncio.BaseTransport]:
-    loop = asyncio.get_running_loop()
-    made: list[asyncio.BaseTransport] = []
-    for at in range(0, count, _AT_ONCE):
-        opening = (loop.create_connection(make, "127.0.0.1", port) for _ in range(min(_AT_ONCE, count - at)))
-        made += [transport for transport, _ in await asyncio.gather(*opening)]
-    return made
-
-
-async def _non_reader(stage: Stage, number: int) -> asyncio.BaseTransport:
-    """With a small window, so that it is full at once."""
-    loop = asyncio.get_running_loop()
-    made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
-    made.setblocking(False)
-    await loop.sock_connect(made, ("127.0.0.1", stage.port))
-    request = Caller(stage.port).request(_endless(stage), stream=True, marker=f"n{number}")
-    transport, _ = await loop.create_connection(lambda: _NonReader(request), sock=made)
-    return transport

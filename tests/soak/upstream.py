@@ -14,7 +14,8 @@
     line            a stream, or a body, of 48 MiB in one line
     endless-N       words of 16 KiB without end, one each N ms
 
-`GET /seen` lists what was asked, `GET /counts` sums it up.
+`GET /seen` lists what was asked. `GET /counts` sums it up, with how many are under way (`busy`), had a socket that took no more (`full`)
+and were hung up on (`left`), and takes no longer the more there were.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _SSE = b"text/event-stream"
 _LINE_PIECE = b"x" * 65_536
 _LINE_PIECES = 768
 _ENDLESS = 1 << 40
+_SMALL_BUFFER = 65_536  # or it takes the kernel some megabytes to be full
 
 
 def _event(delta: bytes) -> bytes:
@@ -82,7 +84,7 @@ class Keeper(Provider):
 
     def __init__(self) -> None:
         super().__init__(keep=True)
-        self.busy = 0
+        self.busy = self.full = self.left = 0
 
     def served(self, marker: str, model: str, script: Script, *, stream: bool) -> Noted:
         made = super().served(marker, model, script, stream=stream)
@@ -115,12 +117,14 @@ class Scripted(Connection):
         noted = self._noted
         if noted is not None and not noted.whole:
             noted.gone = time.monotonic()
+            self.provider.left += 1
         self._finished()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._paused = True
         if self._noted is not None:
+            self.provider.full += not self._noted.stalled
             self._noted.stalled = time.monotonic()
 
     def resume_writing(self) -> None:
@@ -141,8 +145,9 @@ class Scripted(Connection):
         if path in (b"/dead", b"/well"):
             self.provider.dead = path == b"/dead"
         if path == b"/counts":
-            told = orjson.dumps({**asdict(self.provider.counts), "busy": self.provider.busy})
-            self._say(200, told)
+            provider = self.provider
+            now = {"busy": provider.busy, "full": provider.full, "left": provider.left}
+            self._say(200, orjson.dumps({**asdict(provider.counts), **now}))
         else:
             super()._tell(path)
 
@@ -233,6 +238,7 @@ class Scripted(Connection):
         self._pump()
 
     def endless(self, noted: Noted) -> None:
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SMALL_BUFFER)
         self.transport.write(_HEAD % (200, _SSE, _CHUNKED) + _chunk(_ROLE))
         self._busy, self._piece, self._left = True, _chunk(_LONG_WORD), _ENDLESS
         self._pause_s = int(noted.model.removeprefix("endless-")) / 1_000

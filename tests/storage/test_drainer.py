@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from proxy.accounting.records import Record, positional
+from proxy.storage import drainer as drainer_module
 from proxy.storage import sqlite as sqlite_module
 from proxy.storage.drainer import Drainer, DrainerBusy
 from proxy.storage.sqlite import LEDGER, LedgerTooNew
@@ -367,6 +368,71 @@ def test_a_record_that_the_database_will_not_have_does_not_hold_up_the_rest(
 def test_there_is_one_drainer_to_a_directory(tmp_path: Path, drainer: Drainer, wall: Wall) -> None:
     with pytest.raises(DrainerBusy):
         Drainer(tmp_path, wall)
+
+
+class Waiting:
+    """A drainer that waits for another, of which a step is made at each wait."""
+
+    def __init__(self, other: Drainer, wall: Wall) -> None:
+        self.asked, self.waits, self.said = False, 0, b""
+        self._other, self._wall = other, wall
+
+    def tell(self, fd: int, line: bytes) -> None:
+        assert fd == 1
+        self.said += line
+
+    def wait(self, _seconds: float) -> None:
+        self.waits += 1
+        assert self.waits < 10
+        if self.said:
+            self._other.close()  # its process has ended
+        else:
+            self._wall.now += 1
+            self._other.step()
+
+
+def test_who_waits_for_another_drainer_is_told_when_that_has_all_of_before(
+    tmp_path: Path, wall: Wall, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Waiting(Drainer(tmp_path, wall, log=events), wall)
+    monkeypatch.setattr(drainer_module, "_tell", waiting.tell)
+    write(tmp_path, completion(1))
+    another = drainer_module._Another(tmp_path)
+    mine = drainer_module._start(tmp_path, waiting, another)  # type: ignore[arg-type]
+    assert mine is not None
+    mine.close()
+    assert waiting.said == b"caught-up\n"
+    assert waiting.waits == 3, "the step during which it began to wait may have missed what was written last"
+    assert another.caught_up
+    assert len(rows(tmp_path, "SELECT * FROM requests")) == 1
+
+
+def test_who_waits_for_another_drainer_for_long_says_so_once(
+    tmp_path: Path, drainer: Drainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[str, dict[str, Any]]] = []
+    now = iter([0.0, 5.0, 11.0, 30.0])
+    monkeypatch.setattr("proxy.storage.drainer.time.monotonic", lambda: next(now))
+    monkeypatch.setattr(drainer_module, "log_to_stderr", lambda event, fields: said.append((event, fields)))
+    another = drainer_module._Another(tmp_path)
+    for _ in range(4):
+        another.look()
+    ((event, fields),) = said
+    assert (event, fields["level"]) == ("ledger_shared", "warning")
+    assert str(tmp_path) in fields["reason"]
+
+
+def test_a_line_of_its_log_is_as_the_server_s_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, bytes]] = []
+    monkeypatch.setattr(drainer_module, "_tell", lambda fd, line: told.append((fd, line)))
+    monkeypatch.setattr("proxy.storage.drainer.time.time", lambda: 1_800_000_000.0625)
+    drainer_module.log_to_stderr("ledger_waits", {"level": "warning", "retry_s": 0.1})
+    drainer_module.log_to_stderr("pruned", {})
+    times = b'{"time":"2027-01-15T08:00:00.062Z",'
+    assert told == [
+        (2, times + b'"level":"warning","event":"ledger_waits","retry_s":0.1}\n'),
+        (2, times + b'"level":"info","event":"pruned"}\n'),
+    ]
 
 
 def test_a_locked_database_is_an_error_that_changes_nothing(

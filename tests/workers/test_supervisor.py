@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from proxy import app
+from proxy.config.load import load
 from proxy.workers import supervisor
-from proxy.workers.supervisor import MAX_SOCKET_PATH_BYTES, SupervisorBusy
+from proxy.workers.supervisor import DRAINER_WAITS_S, MAX_SOCKET_PATH_BYTES, Supervisor, SupervisorBusy
 from proxy.workers.worker import reception_path
 
 pytestmark = pytest.mark.unit
@@ -100,3 +102,24 @@ def test_a_path_that_is_too_long_for_a_socket_is_not_tried(tmp_path: Path) -> No
     supervisor._listen_privately(reception_path(far)).close()
     reception_path(far).unlink()
     far.rmdir()
+
+
+@pytest.mark.parametrize("drainer_first", [True, False])
+def test_the_drainer_is_started_when_the_workers_are_ready_unless_they_wait_for_it(tmp_path: Path, drainer_first: bool) -> None:
+    settings = load(None, environ={}, overrides={"data_dir": tmp_path / "data"})
+    listeners = app._listen("127.0.0.1", 0, workers=2)
+    before = time.monotonic()
+    one = Supervisor(settings, lambda: settings, listeners, announce=lambda: None, drainer_first=drainer_first)
+    after = time.monotonic()
+    try:
+        assert all(one._due(worker, 0.0) == 0.0 for worker in one._workers)
+        first = one._due(one._drainer, 0.0)
+        if drainer_first:
+            assert first == 0.0
+        else:
+            assert before + DRAINER_WAITS_S <= first <= after + DRAINER_WAITS_S
+        one._announced = True
+        assert one._due(one._drainer, 0.0) == 0.0
+        assert one._due(one._drainer, after + 60.0) == after + 60.0
+    finally:
+        one._clean_up()

@@ -1,0 +1,92 @@
+"""Who knocks is taken in by the proxy itself, and not where there is no descriptor for him."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from proxy.engine.services import Meter
+from proxy.server.addresses import Addresses
+from proxy.server.door import Door
+
+pytestmark = pytest.mark.unit
+
+
+class Log:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def request(self, fields: dict[str, Any]) -> None: ...
+    def error(self, event: str, **fields: Any) -> None: ...
+    def warning(self, event: str, **fields: Any) -> None:
+        self.events.append(event)
+
+
+class Listener(socket.socket):
+    fails = False
+    asked = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.asked += 1
+        if self.fails:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+class Greeter(asyncio.Protocol):
+    def __init__(self, **_: object) -> None: ...
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(b"hello")
+
+
+def attached(log: Log, listener: Listener) -> Door:
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(16)
+    door = Door(
+        cast(Meter, SimpleNamespace(count=lambda event: log.events.append(f"counted {event}"))),
+        log,
+        new_id=lambda: "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        addresses=Addresses(),
+    )
+    server = SimpleNamespace(
+        servers=[],
+        server_state=SimpleNamespace(connections=set()),
+        config=SimpleNamespace(http_protocol_class=Greeter),
+        lifespan=SimpleNamespace(state={}),
+    )
+    door.attach(cast(Any, server), [listener], lambda: False)
+    return door
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - nobody could set an event
+            await asyncio.sleep(0)
+
+
+def test_without_a_descriptor_for_one_more_it_shuts_and_does_not_spin_until_there_is_one() -> None:
+    async def scenario() -> None:
+        log = Log()
+        with Listener() as listener, socket.socket() as caller:
+            listener.fails = True
+            door = attached(log, listener)
+            caller.connect(listener.getsockname())
+            await soon(lambda: door.shut)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (listener.asked, log.events) == (1, ["counted accept_paused", "accept_paused"])
+            listener.fails = False
+            door.tick()
+            caller.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(caller, 100) == b"hello"
+            assert log.events[2:] == ["accept_resumed"]
+            door.leave()
+
+    asyncio.run(scenario())
