@@ -107,7 +107,7 @@ class FastCycle:
         self.request_id = request_id
         self.keep_alive = keep_alive
         self.control: Control | None = None
-        self.body: bytearray | bytes = b""
+        self.body = b""
         self.more_body = True
         self.queued = False
         self.disconnected = False
@@ -163,7 +163,7 @@ class FastCycle:
     async def _serve(self, protocol: FastProtocol, control: Control) -> None:
         try:
             await protocol.gateway.chat(
-                self.headers, bytes(self.body), self.client, self, control, request_id=self.request_id, admitted=True
+                self.headers, self.body, self.client, self, control, request_id=self.request_id, admitted=True
             )
         except asyncio.CancelledError:
             if control.cause() is None:
@@ -296,6 +296,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
         self._parting: ProxyError | None = None  # what is told once all that came before has been answered
         self._lingering = False
         self._fast: FastCycle | None = None  # whose body is arriving
+        self._pieces: list[bytes] = []  # of that, after the first
         self._began: FastCycle | None = None  # by the bytes that are being read
         self.running: Any = None  # whose answer is under way; uvicorn's `cycle` is the one that came last
         self._known: _KnownHead | None = None
@@ -356,7 +357,10 @@ class FastProtocol(HttpToolsProtocol, Caller):
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
-        if self._answering() and self._reading_since is None:
+        if not self._answering():
+            if not self._turned_away:
+                self.flow.resume_reading()
+        elif self._reading_since is None:
             self.deadline = NEVER
 
     def rest(self) -> None:
@@ -613,10 +617,8 @@ class FastProtocol(HttpToolsProtocol, Caller):
             super().on_body(body)
         elif not fast.body:
             fast.body = body  # most come in one piece, which is not copied again
-        elif isinstance(fast.body, bytearray):
-            fast.body += body
         else:
-            fast.body = bytearray(fast.body) + body
+            self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         self._reading_since = None
@@ -631,6 +633,9 @@ class FastProtocol(HttpToolsProtocol, Caller):
             return
         self._fast = None
         fast.more_body = False
+        if self._pieces:
+            fast.body = b"".join([fast.body, *self._pieces])
+            self._pieces.clear()
         idle = not self._answering()
         self.cycle = fast  # type: ignore[assignment]
         if idle:
@@ -646,7 +651,10 @@ class FastProtocol(HttpToolsProtocol, Caller):
         if self.transport.is_closing():
             self.deadline = self._monotonic() + WRITE_STALL_S  # for what is still to be sent
             return
-        self.flow.resume_reading()
+        if self.flow.write_paused:
+            self.flow.pause_reading()  # who takes no answers asks no more: until `resume_writing`
+        else:
+            self.flow.resume_reading()
         if self.pipeline:
             following: Any
             following, app = self.pipeline.pop()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import Literal
 
 import uvicorn
 
-from proxy.app import create_app
+from proxy.app import _listen, create_app
 from proxy.config.load import load
 from proxy.config.settings import Settings
 from proxy.runtime import Runtime
@@ -62,7 +61,7 @@ class Proxy:
             proxy_headers=False,
         )
         self._server = DrainingServer(options, lambda: held[0].gateway if held else None, on_started=started.set)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        (self._listener,) = _listen("127.0.0.1", 0)
         self._thread = threading.Thread(target=self._run, name=f"proxy {door}", daemon=True)
         self._thread.start()
         self.port: int = self._listener.getsockname()[1]
@@ -71,6 +70,11 @@ class Proxy:
         assert started.is_set(), "the proxy did not start"
         self.runtime = held[0]
         until(lambda: self.runtime.gateway.services.prices.ready, what="the price data", seconds=START_S)
+
+    @property
+    def answered(self) -> int:
+        """How many requests, whatever they were."""
+        return self._server.server_state.total_requests
 
     def _run(self) -> None:
         self._server.run(sockets=[self._listener])

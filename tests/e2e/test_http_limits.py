@@ -25,6 +25,9 @@ POST = b"POST /v1/chat/completions HTTP/1.1\r\n"
 GOOD = POST + b"Host: x\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
+MORE_THAN_FIT = 2_000  # answers, in what a caller's and the proxy's kernel and the proxy itself hold for one
+
+
 def calls(upstream: Upstream) -> int:
     """Completions that reached it; checks of its health come and go."""
     return sum(count for name, count in upstream.requests.items() if not name.startswith("GET "))
@@ -161,6 +164,32 @@ def test_who_reads_nothing_of_an_answer_takes_little_of_it() -> None:
                 while taken < 16 * UNSENT_BYTES:
                     taken += accepted.send(b"x" * 16_384)
     assert UNSENT_BYTES <= taken <= 4 * UNSENT_BYTES
+
+
+def test_who_reads_no_answer_is_not_read_either(start: Start) -> None:
+    demo = start({"chains": {"smart": ["demo/chat"]}})
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.connect(("127.0.0.1", demo.port))
+        answered = demo.answered
+        for asked in range(MORE_THAN_FIT):
+            caller.sendall(GOOD)
+            if not answers_soon(demo, answered + asked + 1):
+                break
+        assert 100 < asked < MORE_THAN_FIT - 1
+        taken = b""
+        while taken.count(b"HTTP/1.1 200") < asked:
+            taken += caller.recv(65_536)
+        until(lambda: demo.answered == answered + asked + 1, what="the last one is read, too")
+
+
+def answers_soon(proxy: Proxy, count: int) -> bool:
+    deadline = time.monotonic() + 1.0
+    while proxy.answered < count:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0002)
+    return True
 
 
 def test_half_a_request_and_a_hang_up(proxy: Proxy, upstream: Upstream) -> None:
