@@ -35,7 +35,11 @@ BACKLOG = 2048
 # Of an answer, in the kernel and not on its way. For a caller who reads nothing it would take megabytes otherwise, all of which have to
 # be fetched first; what is on its way to one who reads does not count (tcp(7): TCP_NOTSENT_LOWAT)
 UNSENT_BYTES = 64 * 1024
-TAKEN_IN = 16  # and waiting, at the most: a crowd waits in the kernel's queue, so that those who are in have their turn, too
+TAKEN_IN = 16  # at a time, and so many become the loop's in one turn: those who are in have their turn, too
+MANY = (
+    256  # the same in a long turn, where a probe may stand behind a crowd in the kernel's queue; so many of them are asked again
+)
+MAX_WAITING = 2048
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _PROBE_FROM = 0.25  # below this share of the limit, nobody asks the kernel
 
@@ -53,6 +57,7 @@ class Door:
         self._connections: Collection[object] = ()
         self._listeners: list[socket.socket] = []
         self._waiting: list[socket.socket] = []  # let in, and not yet the loop's
+        self._asked_to_hand_over = False
         self.becoming = 0  # how many more are about to be the loop's
         self._in_a_long_turn: Callable[[], bool] = lambda: False
 
@@ -81,7 +86,7 @@ class Door:
 
     def leave(self) -> None:
         """No more connections, ever: the kernel's queue is refused, too."""
-        self.hand_over()
+        self._hand_over(len(self._waiting))
         self._close()
         self._server = None
         for listener in self._listeners:
@@ -116,30 +121,43 @@ class Door:
         if server is None or self.shut:
             return
         for listener in self._listeners:
-            self._accept(listener)
+            self._accept(listener, MANY)
         if self._waiting and not self._addresses.counts:
-            self._waiting = [one for one in self._waiting if not self._tells_that_it_lives(server, one)]
+            asked = self._waiting[-MANY:]
+            self._waiting[-MANY:] = [one for one in asked if not self._tells_that_it_lives(server, one)]
 
     def hand_over(self) -> None:
-        """In a callback of the loop: a connection of the loop is read from the next turn on."""
-        waiting, server = self._waiting, self._server
-        if not waiting or server is None:
+        """In a callback of the loop, which reads of a connection from its next turn on. Some; the others in the turns that follow."""
+        self._asked_to_hand_over = False
+        self._hand_over(TAKEN_IN)
+        if self._waiting:
+            self._hand_over_soon()
+
+    def _hand_over_soon(self) -> None:
+        if not self._asked_to_hand_over:
+            self._asked_to_hand_over = True
+            asyncio.get_running_loop().call_soon(self.hand_over)
+
+    def _hand_over(self, count: int) -> None:
+        server = self._server
+        if not self._waiting or server is None:
             return
-        self._waiting = []
+        now, self._waiting = self._waiting[:count], self._waiting[count:]
         loop = asyncio.get_running_loop()
-        for one in waiting:
+        for one in now:
             Fiber(loop).start(self._serve(loop, server, one))  # a task would begin a turn later
 
     def _knock(self, listener: socket.socket) -> None:
         if self._in_a_long_turn():
             self.take_in()
-            asyncio.get_running_loop().call_soon(self.hand_over)
+            self._hand_over_soon()
         else:
-            self._accept(listener)
+            self._accept(listener, TAKEN_IN)
             self.hand_over()
 
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(min(TAKEN_IN, self.cap - self.connections - self.becoming) - len(self._waiting)):
+    def _accept(self, listener: socket.socket, most: int) -> None:
+        room = min(MAX_WAITING, self.cap - self.connections - self.becoming) - len(self._waiting)
+        for _ in range(min(most, room)):
             try:
                 accepted, _ = listener.accept()
             except OSError as error:  # nobody is there, or has gone again

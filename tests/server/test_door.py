@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -14,7 +15,7 @@ import pytest
 
 from proxy.engine.services import Meter
 from proxy.server.addresses import Addresses
-from proxy.server.door import Door
+from proxy.server.door import TAKEN_IN, Door
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +49,7 @@ class Greeter(asyncio.Protocol):
 
 def attached(log: Log, listener: Listener) -> Door:
     listener.bind(("127.0.0.1", 0))
-    listener.listen(16)
+    listener.listen(64)
     door = Door(
         cast(Meter, SimpleNamespace(count=lambda event: log.events.append(f"counted {event}"))),
         log,
@@ -57,7 +58,7 @@ def attached(log: Log, listener: Listener) -> Door:
     )
     server = SimpleNamespace(
         servers=[],
-        server_state=SimpleNamespace(connections=set()),
+        server_state=SimpleNamespace(connections=set(), default_headers=[]),
         config=SimpleNamespace(http_protocol_class=Greeter),
         lifespan=SimpleNamespace(state={}),
     )
@@ -87,6 +88,27 @@ def test_without_a_descriptor_for_one_more_it_shuts_and_does_not_spin_until_ther
             caller.setblocking(False)
             assert await asyncio.get_running_loop().sock_recv(caller, 100) == b"hello"
             assert log.events[2:] == ["accept_resumed"]
+            door.leave()
+
+    asyncio.run(scenario())
+
+
+def test_in_a_long_turn_a_probe_is_heard_from_behind_a_crowd() -> None:
+    """The crowd becomes the loop's a few a turn; whoever asks whether the proxy lives need not wait for that."""
+
+    async def scenario() -> None:
+        with Listener() as listener, contextlib.ExitStack() as callers:
+            door = attached(Log(), listener)
+            address = listener.getsockname()
+            crowd = [callers.enter_context(socket.create_connection(address)) for _ in range(2 * TAKEN_IN)]
+            probe = callers.enter_context(socket.create_connection(address, timeout=10))
+            probe.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            door.take_in()
+            assert probe.recv(100).startswith(b"HTTP/1.1 200")
+            door.hand_over()
+            for one in crowd:
+                one.setblocking(False)
+                assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(one, 5), 10) == b"hello"
             door.leave()
 
     asyncio.run(scenario())
