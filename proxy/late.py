@@ -47,9 +47,8 @@ UNUSED: Mapping[str, Mapping[str, str]] = {
 
 def leave_unused_modules() -> None:
     """Once, before anything imports them."""
-    os.environ.setdefault(
-        "PYDANTIC_DISABLE_PLUGINS", "__all__"
-    )  # it would look for some in what is installed, one file after the other
+    # pydantic would look for some in what is installed, one file after the other
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for name, taken in UNUSED.items():
         leave_module(name, taken)
 

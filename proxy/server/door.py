@@ -1,8 +1,8 @@
 """How new connections come in, and when they do not.
 
 They are taken in here and not by the event loop's own server, which takes in one with each look at what is ready and has it wait for
-the next turn, however long this one lasts. Here some who knock are taken in, and again in the midst of a long turn (`doorbell.py`).
-Whoever of them asks there whether the proxy lives is told so at once; the others become the loop's when the turn is over.
+the next turn, however long this one lasts. Here some who knock are taken in, and many in the midst of a long turn (`doorbell.py`).
+Whoever of them asks there whether the proxy lives is told so at once; the others become the loop's a few in each turn, from the next on.
 
 None are taken in while four fifths of the file descriptors are callers' connections, or while only the reserve is left: they wait in
 the kernel's queue, and nothing spins on a door that cannot be opened.
@@ -36,9 +36,8 @@ BACKLOG = 2048
 # be fetched first; what is on its way to one who reads does not count (tcp(7): TCP_NOTSENT_LOWAT)
 UNSENT_BYTES = 64 * 1024
 TAKEN_IN = 16  # at a time, and so many become the loop's in one turn: those who are in have their turn, too
-MANY = (
-    256  # the same in a long turn, where a probe may stand behind a crowd in the kernel's queue; so many of them are asked again
-)
+# The same in a long turn, where a probe may stand behind a crowd in the kernel's queue; and so many of those who wait are asked again.
+MANY = 256
 MAX_WAITING = 2048
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _PROBE_FROM = 0.25  # below this share of the limit, nobody asks the kernel
