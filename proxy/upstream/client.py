@@ -12,7 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from proxy.core.errors import ErrorClass, UpstreamError
 from proxy.core.ports import Origin, RequestHead
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_S = 55.0
 MAX_IDLE = 256
-T = TypeVar("T")
 
 
 class HttpxTransport:
@@ -37,7 +36,16 @@ class HttpxTransport:
         self.in_use = 0
 
     async def send(self, head: RequestHead, body: bytes, *, connect_timeout_s: float, fresh: bool = False) -> HttpxResponse:
-        return await _as_task(self._send(head, body, connect_timeout_s, fresh))
+        if isinstance(asyncio.current_task(), asyncio.Task):
+            return await self._send(head, body, connect_timeout_s, fresh)
+        # anyio, under httpx2, knows asyncio's own tasks only: whoever runs in anything else has one made for the call
+        sending = asyncio.get_running_loop().create_task(self._send(head, body, connect_timeout_s, fresh))
+        try:
+            return await sending
+        except asyncio.CancelledError:
+            if sending.done() and not sending.cancelled() and sending.exception() is None:
+                sending.result().close()  # the answer was there, and nobody has been told of it
+            raise
 
     async def _send(self, head: RequestHead, body: bytes, connect_timeout_s: float, fresh: bool) -> HttpxResponse:
         import httpx2  # see above
@@ -180,13 +188,6 @@ async def _cut(response: httpx2.Response, reading: asyncio.Task[bytes] | None) -
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
     await response.aclose()
-
-
-async def _as_task(call: Coroutine[Any, Any, T]) -> T:
-    """anyio, under httpx2, knows asyncio's own tasks only: whoever runs in anything else has one made for the call."""
-    if isinstance(asyncio.current_task(), asyncio.Task):
-        return await call
-    return await asyncio.get_running_loop().create_task(call)
 
 
 class _Exchange:
