@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import uvicorn
 
@@ -84,7 +84,20 @@ class Proxy:
         if self._thread.is_alive():
             self._server.handle_exit(signal.SIGINT, None)
         self._thread.join(STOP_S)
-        assert not self._thread.is_alive(), "the proxy did not stop"
+        assert not self._thread.is_alive(), f"the proxy did not stop: {self._what_runs()}"
+
+    def _what_runs(self) -> str:
+        gateway = self.runtime.gateway
+        keep = ("deadline", "_reading_since", "_in_body", "_lingering", "_turned_away", "running", "cycle", "pipeline")
+        connections = [
+            {name: getattr(one, name, None) for name in keep}
+            | {"closing": one.transport.is_closing(), "unsent": one.transport.get_write_buffer_size(), "flow": vars(one.flow)}
+            for one in cast(set[FastProtocol], self._server.server_state.connections)
+        ]
+        now = gateway.services.clock.monotonic()
+        return (
+            f"{now=} live={gateway.live} becoming={gateway.door.becoming} tasks={self._server.server_state.tasks} {connections=}"
+        )
 
 
 class Process:
