@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from proxy.core.cork import Cork
+
 PIECES = 32
 
 
@@ -35,9 +37,10 @@ def _nobody() -> None: ...
 class Turn:
     """With each piece: `turn.left -= 1`, and `turn.pause(source)` where that leaves nothing."""
 
-    __slots__ = ("_resting", "_until_asked", "hurried", "left", "pauses", "too_long")
+    __slots__ = ("_resting", "_until_asked", "cork", "hurried", "left", "pauses", "too_long")
 
     def __init__(self) -> None:
+        self.cork = Cork()
         self.left = PIECES
         self.pauses = 0  # ever: while it moves, the loop does not hang
         self.too_long = False
@@ -56,6 +59,7 @@ class Turn:
         else:
             self.left = PIECES
         self.pauses += 1
+        self.cork.let_go()
         self.hurried()
 
     def is_too_long(self) -> None:

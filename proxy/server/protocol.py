@@ -15,7 +15,7 @@ import asyncio
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import httptools
 import orjson
@@ -310,7 +310,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connections.add(self)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, self._turn.cork.wrap(transport, self.loop))
         self.flow = FlowControl(transport)
         self.server = get_local_addr(transport)
         self.client = get_remote_addr(transport)
@@ -387,6 +387,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
         try:
             if data:  # else an end, to which the loop will come, too
                 self.data_received(data)
+                self._turn.cork.let_go()  # nobody knows when this turn ends
         except Exception as fault:  # noqa: BLE001 - as the loop deals with whatever a protocol raises
             self.loop.call_exception_handler(
                 {
@@ -590,6 +591,7 @@ class FastProtocol(HttpToolsProtocol, Caller):
         """As the route does, but in this turn of the event loop, however much there is to do in the next."""
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self.transport.write(alive_answer(self.gateway.new_id(), self.server_state.default_headers, keep_alive=keep_alive))
+        self._turn.cork.let_go()
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()

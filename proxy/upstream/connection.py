@@ -8,9 +8,11 @@ idle ── exchange() ──> busy ── release(), whole and keep-alive ─�
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from proxy.core.cork import CorkedTransport
 from proxy.core.ports import Origin
 from proxy.core.turn import Turn
 from proxy.upstream.response import NativeResponse, Waiter
@@ -29,7 +31,7 @@ class Connection(asyncio.Protocol):
     __slots__ = ("_gone", "_held", "_new_waiter", "_owner", "_response", "_served", "_turn", "idle_since", "origin", "transport")
 
     def __init__(self, owner: Owner, origin: Origin, new_waiter: Callable[[], Waiter], turn: Turn) -> None:
-        self.transport: asyncio.Transport | None = None
+        self.transport: CorkedTransport | None = None
         self.origin = origin
         self.idle_since = 0.0
         self._owner = owner
@@ -56,6 +58,16 @@ class Connection(asyncio.Protocol):
             self.transport.write(body)
         return response
 
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """With the origin's own host, over a tunnel to it."""
+        assert self.transport is not None
+        self.transport.let_go()
+        inside = await asyncio.get_running_loop().start_tls(
+            cast(asyncio.Transport, self.transport.bare), self, context, server_hostname=self.origin.host
+        )
+        assert inside is not None  # the annotation's None is for servers' transports
+        self.connection_made(inside)
+
     def detach(self) -> None:
         """Forget the exchange without ending the connection: a tunnel's CONNECT has been answered."""
         self._response = None
@@ -72,7 +84,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = self._turn.cork.wrap(cast(asyncio.Transport, transport), asyncio.get_running_loop())
 
     def data_received(self, data: bytes) -> None:
         turn = self._turn

@@ -186,11 +186,9 @@ class NativeTransport:
                 raise UpstreamError(ErrorClass.CONNECT, f"the forward proxy answered {response.status} to CONNECT", sent=False)
             connection.detach()
             if origin.scheme == "https":
-                loop, raw = asyncio.get_running_loop(), connection.transport
-                assert raw is not None
                 context = _context(origin)
                 assert context is not None
-                connection.transport = await loop.start_tls(raw, connection, context, server_hostname=origin.host)
+                await connection.start_tls(context)
             return connection
         except BaseException:
             connection.drop()

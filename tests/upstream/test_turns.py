@@ -53,7 +53,11 @@ class Transport:
 
 def connected(turn: Turn) -> tuple[Connection, Transport]:
     connection, transport = Connection(Owner(), cast(Origin, None), never, turn), Transport()
-    connection.connection_made(cast(asyncio.Transport, transport))
+
+    async def connect() -> None:
+        connection.connection_made(cast(asyncio.Transport, transport))
+
+    asyncio.run(connect())
     return connection, transport
 
 
