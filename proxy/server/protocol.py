@@ -349,6 +349,8 @@ class FastProtocol(HttpToolsProtocol, Caller):
             elif cycle.control is not None:
                 cycle.control.client_gone()
         super().connection_lost(exc)
+        # a cycle knows its connection: left to the collector, those of a crowd that goes stay for minutes
+        self.cycle = self.running = self._fast = self._began = self._known = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
+import weakref
+from typing import cast
 
 import pytest
 
+from proxy.server.protocol import FastProtocol
 from proxy.torture.upstream import Upstream
-from tests.e2e.client import WAIT_S, chat_body
+from tests.e2e.client import WAIT_S, chat_body, until
 from tests.e2e.conftest import Start, provider
 from tests.e2e.running import Proxy
 
@@ -119,3 +123,20 @@ def test_most_of_them_are_answered_with_a_completion(proxy: Proxy) -> None:
     assert [name for name, statuses in found.items() if set(statuses) == {200}] == list(ARRIVALS)[:8]
     assert found["another key that may not"] == [403]
     assert found["a wrong key"] == [401]
+
+
+def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(proxy: Proxy) -> None:
+    """What only the collector frees stays for minutes, of each caller of a crowd that has gone."""
+    connection = Connection(proxy.port)
+    connection.send(request())
+    assert connection.status() == 200
+    connection.send(request())
+    assert connection.status() == 200
+    kept = [weakref.ref(one) for one in cast(set[FastProtocol], proxy.runtime.gateway.door.callers)]
+    assert kept
+    gc.disable()
+    try:
+        connection.close()
+        until(lambda: all(one() is None for one in kept), what="the end of the connection, and of all that it held")
+    finally:
+        gc.enable()
