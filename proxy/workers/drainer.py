@@ -66,6 +66,7 @@ class DrainerProcess:
         if process is None or process.returncode is not None:
             return
         assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         try:
             async with asyncio.timeout(STOP_S):
@@ -73,3 +74,4 @@ class DrainerProcess:
         except TimeoutError:
             process.kill()
             await process.wait()
+        await process.stdout.read()  # to its end, which may come later than the process's: a loop is not closed with a pipe open
