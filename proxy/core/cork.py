@@ -1,8 +1,8 @@
 """Writes that can wait are held back until the turn of the event loop ends, and then made one after the other.
 
-A write to a socket wakes whoever reads at its other end, and between two writes the work on another request pushes the kernel's code out
-of the processor's caches: eight writes together cost a third less than eight with a request's work between them. The first of a turn
-goes at once, so that with one request at a time nothing is different, and nobody waits longer than for `PIECES` of them.
+A write to a socket wakes whoever reads at its other end, which may cost more than the write; who is awake already need not be woken. The
+first of a turn goes at once, so that with one request at a time nothing is different, and nobody waits longer than for `PIECES` of them,
+or for the one piece of work that is being done meanwhile.
 
     write ──┬── the turn's first, or large ──────────────────────────────────> at once
             └── held ──┬── PIECES were written, the turn ends or lasts ──────> all: one write for each connection
@@ -44,13 +44,13 @@ class Transport(Protocol):
 class Cork:
     """One for all connections of an event loop."""
 
-    __slots__ = ("_loop", "held", "left", "time", "turn")
+    __slots__ = ("_loop", "held", "left", "time", "written_at")
 
     def __init__(self) -> None:
         self.held: list[CorkedTransport] = []
         self.left = PIECES
         self.time: Callable[[], float]
-        self.turn = -1.0  # when the last write was made that was not held
+        self.written_at = -1.0  # the time of the turn of the last write that was not held
         self._loop: Loop | None = None
 
     def wrap(self, transport: Transport, loop: Loop) -> CorkedTransport:
@@ -84,8 +84,8 @@ class CorkedTransport:
     def write(self, data: bytes) -> None:
         cork = self._cork
         now = cork.time()
-        if now != cork.turn or len(data) >= LARGE_BYTES:
-            cork.turn = now
+        if now != cork.written_at or len(data) >= LARGE_BYTES:
+            cork.written_at = now
             self.let_go()
             self.bare.write(data)
             return

@@ -40,7 +40,7 @@ class Turn:
     __slots__ = ("_resting", "_until_asked", "cork", "hurried", "left", "pauses", "too_long")
 
     def __init__(self) -> None:
-        self.cork = Cork()
+        self.cork = Cork()  # what it holds goes with the turn's end, and with each pause
         self.left = PIECES
         self.pauses = 0  # ever: while it moves, the loop does not hang
         self.too_long = False

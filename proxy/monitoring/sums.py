@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from proxy.monitoring.outlook import UsedOnDay
+from proxy.monitoring.outlook import Days, UsedOnDay
 
 Record = dict[str, Any]
 _T = TypeVar("_T")
@@ -13,7 +13,7 @@ Step = Literal["hour", "day"]
 _NONE: Mapping[str, str] = {}
 
 
-class Ledger(Protocol):
+class Ledger(Days, Protocol):
     """What is asked of the ledger; see `storage/queries.py`. Times in milliseconds since 1970."""
 
     async def usage(
@@ -47,15 +47,6 @@ class Ledger(Protocol):
     async def spend_by_day(
         self, since_ms: int, until_ms: int | None = None, *, filters: Mapping[str, str] = ...
     ) -> list[tuple[str, int]]: ...
-    async def used_by_day(
-        self,
-        group: str | None,
-        since_ms: int,
-        until_ms: int | None = None,
-        *,
-        filters: Mapping[str, str] = ...,
-        among: Sequence[str | None] = ...,
-    ) -> list[UsedOnDay]: ...
     async def alerts(self, limit: int, open_only: bool = ..., kind: str | None = ...) -> list[Record]: ...
 
 
