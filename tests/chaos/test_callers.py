@@ -176,16 +176,8 @@ def test_a_caller_who_does_not_read_holds_the_upstream_back_and_is_cut_off(
         until(lambda: len(upstream.hung_up_at["flood"]) > left, what="the hang-up upstream")
 
     assert upstream.sent_bytes["flood"] < 32 * MIB, "what nobody reads is not collected"
-    row = _latest(client, "flood")
+    row = client.latest_row("flood")
     assert (row["outcome"], row["http_status"], row["usage_source"]) == ("client_gone", 499, "estimated")
     assert row["output_tokens"] > 0
     assert client.metrics()['tollbridge_events_total{event="slow_reader"}'] == before + 1
     assert client.target("flood", "flood")["failed"] == 0
-
-
-def _latest(client: Client, chain: str) -> dict[str, Any]:
-    def ended() -> str | None:
-        rows = client.get(f"/api/v1/requests?model={chain}&limit=1").json["data"]
-        return rows[0]["id"] if rows and rows[0]["outcome"] != "running" else None
-
-    return client.row(until(ended, what=f"a row of {chain}"))

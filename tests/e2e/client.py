@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 T = TypeVar("T")
 WAIT_S = 30.0  # nothing takes that long unless it has gone wrong, however busy the machine
@@ -105,6 +106,15 @@ class Client:
             return row if row["outcome"] != "running" else None
 
         return until(ended, what=f"the row of {request_id}")
+
+    def latest_row(self, model: str | None = None) -> dict[str, Any]:
+        """The row of the last request (for `model`, if given), once that has ended: a request that runs has a row, too."""
+
+        def ended() -> str | None:
+            rows = self.get("/api/v1/requests?limit=1" + (f"&model={quote(model)}" if model else "")).json["data"]
+            return rows[0]["id"] if rows and rows[0]["outcome"] != "running" else None
+
+        return self.row(until(ended, what=f"the row of a request for {model or 'any model'}"))
 
     def target(self, provider: str, model: str) -> dict[str, Any]:
         """The state of a target as the admin API tells it."""

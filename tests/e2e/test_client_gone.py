@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -50,7 +50,7 @@ def test_leaving_before_the_first_byte(proxy: Proxy, upstream: Upstream, chain: 
     until(lambda: len(upstream.hung_up_at[model]) > left, what="the hang-up upstream")
 
     assert upstream.hung_up_at[model][-1] - gone_at < PROMPTLY_S
-    row = _latest_row(client, chain)
+    row = client.latest_row(chain)
     assert (row["outcome"], row["http_status"], row["attempts"]) == ("client_gone", 499, 1)
     (attempt,) = row["attempt_list"]
     assert (attempt["outcome"], attempt["error_class"], attempt["usage_source"]) == ("client_gone", "client_gone", None)
@@ -67,7 +67,7 @@ def test_leaving_in_the_middle_of_a_stream(proxy: Proxy, upstream: Upstream) -> 
     until(lambda: len(upstream.hung_up_at[model]) > left, what="the hang-up upstream")
 
     assert upstream.hung_up_at[model][-1] - gone_at < PROMPTLY_S
-    row = _latest_row(client, "late")
+    row = client.latest_row("late")
     assert (row["outcome"], row["http_status"], row["attempts"]) == ("client_gone", 499, 1)
     assert (row["usage_source"], row["output_tokens"]) == ("estimated", 3)  # `Hello from`: ten bytes
     assert row["input_tokens"] > 0
@@ -79,14 +79,6 @@ def test_nothing_is_left_behind(proxy: Proxy) -> None:
     services = proxy.runtime.gateway.services
     until(lambda: not proxy.runtime.gateway.live, what="the end of every request")
     until(lambda: not services.transports["httpx"].in_use and not proxy.runtime.native.in_use, what="free connections")  # type: ignore[attr-defined]
-
-
-def _latest_row(client: Client, chain: str) -> dict[str, Any]:
-    def ended() -> str | None:
-        rows = client.get(f"/api/v1/requests?model={chain}&limit=1").json["data"]
-        return rows[0]["id"] if rows and rows[0]["outcome"] != "running" else None
-
-    return client.row(until(ended, what=f"a row of {chain}"))
 
 
 def _assert_not_blamed(client: Client, provider_name: str, model: str) -> None:

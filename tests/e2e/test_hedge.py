@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from proxy.torture.upstream import COMPLETION_TOKENS, PROMPT_TOKENS, Upstream
@@ -73,7 +71,7 @@ def test_the_first_answers_after_all_and_the_second_is_hung_up_on(proxy: Proxy, 
         upstream.release(first_model)
         assert stream.rest().done
     until(lambda: upstream.hung_up_at[second_model], what="the hang-up upstream")
-    row = _latest_row(client, "first")
+    row = client.latest_row("first")
     assert (row["attempts"], row["provider"], row["upstream_model"], row["outcome"]) == (2, "one", first_model, "ok")
     assert _hedges(client, "first", "lost") == 1
 
@@ -83,7 +81,7 @@ def test_a_caller_who_leaves_meanwhile_has_both_hung_up_on(proxy: Proxy, upstrea
     with client.open("neither"):
         until(lambda: upstream.requests[models[1]], what="the second request upstream")
     until(lambda: all(upstream.hung_up_at[model] for model in models), what="both hang-ups upstream")
-    row = _latest_row(client, "neither")
+    row = client.latest_row("neither")
     assert (row["outcome"], row["http_status"], row["attempts"]) == ("client_gone", 499, 2)
     assert [entry["error_class"] for entry in row["attempt_list"]] == ["client_gone", "client_gone"]
 
@@ -98,7 +96,7 @@ def test_a_stream_outlasts_its_caller_where_the_provider_bills_to_its_end(
         (control,) = proxy.runtime.gateway.live
     until(lambda: control.gone, what="that it is known")
     upstream.release(f"billed-{transport}")
-    row = _latest_row(client, "billed")
+    row = client.latest_row("billed")
     assert (row["outcome"], row["http_status"]) == ("client_gone", 499)
     assert (row["usage_source"], row["input_tokens"], row["output_tokens"]) == ("provider", PROMPT_TOKENS, COMPLETION_TOKENS)
 
@@ -112,11 +110,3 @@ def test_nothing_is_left_behind(proxy: Proxy) -> None:
 
 def _hedges(client: Client, chain: str, result: str) -> float:
     return client.metrics().get(f'tollbridge_hedges_total{{chain="{chain}",result="{result}"}}', 0.0)
-
-
-def _latest_row(client: Client, chain: str) -> dict[str, Any]:
-    def ended() -> str | None:
-        rows = client.get(f"/api/v1/requests?model={chain}&limit=1").json["data"]
-        return rows[0]["id"] if rows and rows[0]["outcome"] != "running" else None
-
-    return client.row(until(ended, what=f"a row of {chain}"))

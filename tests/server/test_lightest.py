@@ -61,8 +61,7 @@ def test_it_asks_for_one_token_and_stands_in_the_ledger(start: Start, httpserver
     until(lambda: card(proxy)["state"] == "healthy", what="a card that knows")
     httpserver.check_assertions()
     assert len(httpserver.log) == 1
-    rows = until(lambda: proxy.client.get("/api/v1/requests").json["data"], what="its row")
-    (row,) = rows
+    row = proxy.client.latest_row()
     assert (row["task"], row["provider"], row["client"], row["outcome"]) == ("health-check", "perplexity", None, "ok")
     assert row["output_tokens"] == 1
 
@@ -84,8 +83,7 @@ def test_silence_ends_with_the_timeout_of_checks(start: Start, httpserver: HTTPS
     httpserver.expect_request("/chat/completions").respond_with_handler(answer)
     try:
         proxy = start({"lightest_call": True, "interval": "1h", "timeout": "2s"})
-        rows = until(lambda: proxy.client.get("/api/v1/requests").json["data"], what="its row")
-        row = proxy.client.row(rows[0]["id"])
+        row = proxy.client.latest_row()
         assert (row["outcome"], row["attempt_list"][0]["error_class"]) == ("failed", "ttfb_timeout")
     finally:
         released.set()
