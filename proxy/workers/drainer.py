@@ -27,6 +27,26 @@ def drainer_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, environ.get("PYTHONPATH")]))}
 
 
+class _Child(asyncio.SubprocessProtocol):
+    """What is heard of it. `announced`: its first word, which says that it has caught up; False if it ended without one."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.announced: asyncio.Future[bool] = loop.create_future()
+        self.ended = asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._settle(True)
+
+    def process_exited(self) -> None:
+        self._settle(False)
+        self.ended.set()
+
+    def _settle(self, announced: bool) -> None:
+        if not self.announced.done():
+            self.announced.set_result(announced)
+
+
 class DrainerProcess:
     """For a proxy that runs alone: `run` belongs to a task, which is cancelled before `stop`."""
 
@@ -35,7 +55,7 @@ class DrainerProcess:
         self._data_dir = data_dir
         self._on_caught_up = on_caught_up
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._running: tuple[asyncio.SubprocessTransport, _Child] | None = None
 
     @property
     def restarts(self) -> int:
@@ -45,33 +65,35 @@ class DrainerProcess:
         """Starts it, and again whenever it ends."""
         await asyncio.sleep(in_s)
         environment = drainer_environment(os.environ)
-        clock = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
         while True:
             serves_since = None
-            self._process = await asyncio.create_subprocess_exec(
-                *drainer_command(self._data_dir), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment
+            self._running = transport, child = await loop.subprocess_exec(
+                _Child, *drainer_command(self._data_dir), stderr=None, env=environment
             )
-            assert self._process.stdout is not None
-            if await self._process.stdout.readline():
-                serves_since = clock()
+            if await child.announced:
+                serves_since = loop.time()
                 self._on_caught_up()
-            code = await self._process.wait()
-            delay_s = self._restarts.died(None if serves_since is None else clock() - serves_since)
-            self._log.error("drainer_stopped", code=code, next=f"started again in {delay_s:g} s")
+            await child.ended.wait()
+            transport.close()
+            delay_s = self._restarts.died(None if serves_since is None else loop.time() - serves_since)
+            self._log.error("drainer_stopped", code=transport.get_returncode(), next=f"started again in {delay_s:g} s")
             await asyncio.sleep(delay_s)
 
     async def stop(self) -> None:
         """Its standard input ends, it takes in what is left and goes; what it does not manage stays in the journal."""
-        process = self._process
-        if process is None or process.returncode is not None:
+        if self._running is None:
             return
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
+        transport, child = self._running
+        stdin = transport.get_pipe_transport(0)
+        assert stdin is not None
+        stdin.close()
         try:
             async with asyncio.timeout(STOP_S):
-                await process.wait()
+                await child.ended.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
-        await process.stdout.read()  # to its end, which may come later than the process's: a loop is not closed with a pipe open
+            transport.kill()
+            await child.ended.wait()
+        # Our ends of its pipes, too: the others need not be gone with it, since a process that another thread starts in the very
+        # same moment inherits them, and a loop with a pipe open does not close.
+        transport.close()

@@ -6,15 +6,17 @@ Two doors lead to one engine: the fast lane (`FastProtocol`), which `tollbridge 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import uvicorn
 
@@ -100,8 +102,24 @@ class Proxy:
         ]
         now = gateway.services.clock.monotonic()
         return (
-            f"{now=} live={gateway.live} becoming={gateway.door.becoming} tasks={self._server.server_state.tasks} {connections=}"
+            f"{now=} live={gateway.live} becoming={gateway.door.becoming} tasks={self._server.server_state.tasks} {connections=}\n"
+            f"{_stacks(self._thread)}"
         )
+
+
+def _stacks(thread: threading.Thread) -> str:
+    """Where a thread is, and where each task is that any loop still has, down to what it waits for."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    lines = traceback.format_stack(frame) if frame else ["it has ended\n"]
+    for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined]  # a loop that is being closed cannot be asked
+        if not task.done():
+            lines.append(f"{task.get_name()}\n")
+            awaited: Any = task.get_coro()
+            while (inner := getattr(awaited, "cr_frame", None)) is not None:
+                lines.append(f"  {inner.f_code.co_filename}:{inner.f_lineno} {inner.f_code.co_name}\n")
+                awaited = awaited.cr_await
+            lines.append(f"  {awaited!r}\n")
+    return "".join(lines)
 
 
 class Process:
