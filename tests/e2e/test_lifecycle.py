@@ -90,7 +90,7 @@ def test_what_a_kill_cut_off_is_recovered(launch: Launch, upstream: Upstream) ->
     client = again.ready()
     rows = [client.row(request_id) for request_id in finished]
     assert [(row["outcome"], row["input_tokens"], row["output_tokens"]) for row in rows] == [("ok", 11, 7)] * 10
-    (cut,) = client.get("/api/v1/requests?model=fake/cut%20off").json["data"]
+    (cut,) = until(lambda: client.get("/api/v1/requests?model=fake/cut%20off").json["data"], what="the row of the one cut off")
     assert cut["outcome"] == "running"
     again.signal(signal.SIGINT)
     assert again.ended() == 0
