@@ -35,8 +35,9 @@ BACKLOG = 2048
 # Of an answer, in the kernel and not on its way. For a caller who reads nothing it would take megabytes otherwise, all of which have to
 # be fetched first; what is on its way to one who reads does not count (tcp(7): TCP_NOTSENT_LOWAT)
 UNSENT_BYTES = 64 * 1024
-TAKEN_IN = 16  # at a time, and so many become the loop's in one turn: those who are in have their turn, too
-# The same in a long turn, where a probe may stand behind a crowd in the kernel's queue; and so many of those who wait are asked again.
+# At a time, and so many become the loop's in one turn: each costs as much as half a request, and those who are in have their turn, too.
+TAKEN_IN = 4
+# The same in a long turn, where a probe may stand behind a crowd in the kernel's queue; and so many of those who were silent are asked.
 MANY = 256
 MAX_WAITING = 2048
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
@@ -56,6 +57,7 @@ class Door:
         self._connections: Collection[object] = ()
         self._listeners: list[socket.socket] = []
         self._waiting: list[socket.socket] = []  # let in, and not yet the loop's
+        self._silent: dict[socket.socket, None] = {}  # those of them who have said nothing yet, as far as we know
         self._asked_to_hand_over = False
         self.becoming = 0  # how many more are about to be the loop's
         self._in_a_long_turn: Callable[[], bool] = lambda: False
@@ -121,9 +123,8 @@ class Door:
             return
         for listener in self._listeners:
             self._accept(listener, MANY)
-        if self._waiting and not self._addresses.counts:
-            asked = self._waiting[-MANY:]
-            self._waiting[-MANY:] = [one for one in asked if not self._tells_that_it_lives(server, one)]
+        if self._silent and not self._addresses.counts:
+            self._ask(server)
 
     def hand_over(self) -> None:
         """In a callback of the loop, which reads of a connection from its next turn on. Some; the others in the turns that follow."""
@@ -144,6 +145,7 @@ class Door:
         now, self._waiting = self._waiting[:count], self._waiting[count:]
         loop = asyncio.get_running_loop()
         for one in now:
+            self._silent.pop(one, None)
             Fiber(loop).start(self._serve(loop, server, one))  # a task would begin a turn later
 
     def _knock(self, listener: socket.socket) -> None:
@@ -165,6 +167,7 @@ class Door:
                 break
             accepted.setblocking(False)
             self._waiting.append(accepted)
+            self._silent[accepted] = None
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, server: uvicorn.Server, accepted: socket.socket) -> None:
         self.becoming += 1
@@ -175,21 +178,24 @@ class Door:
         finally:
             self.becoming -= 1
 
-    def _tells_that_it_lives(self, server: uvicorn.Server, accepted: socket.socket) -> bool:
-        """A probe's first question is answered here: as a connection of the loop it would wait for the end of this turn first. True when
-        with that the connection is over."""
-        try:
-            data = accepted.recv(MAX_PROBE_BYTES, socket.MSG_PEEK)
-            if not asks_if_alive(data):
-                return False
-            accepted.recv(len(data))
-            closes = asks_to_close(data)
-            accepted.send(alive_answer(self._new_id(), server.server_state.default_headers, keep_alive=not closes))
-        except OSError:  # it has said nothing yet, or is gone again
-            return False
-        if closes:
-            accepted.close()
-        return closes
+    def _ask(self, server: uvicorn.Server) -> None:
+        """Who has something to say is asked once. A probe's first question is answered here: as a connection of the loop it would wait for
+        the end of this turn first."""
+        for one in list(self._silent)[-MANY:]:
+            try:
+                data = one.recv(MAX_PROBE_BYTES, socket.MSG_PEEK)
+                if asks_if_alive(data):
+                    one.recv(len(data))
+                    closes = asks_to_close(data)
+                    one.send(alive_answer(self._new_id(), server.server_state.default_headers, keep_alive=not closes))
+                    if closes:
+                        self._waiting.remove(one)
+                        one.close()
+            except BlockingIOError:
+                continue
+            except OSError:  # it is gone again, as the loop will find
+                pass
+            del self._silent[one]
 
     def _open(self) -> None:
         for listener in self._listeners:

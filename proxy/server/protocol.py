@@ -22,7 +22,7 @@ import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
 from proxy.config.settings import ClientSettings, Settings
@@ -277,6 +277,12 @@ def _without_offer(data: bytes) -> bytes:
     return (head + b"\r\n").replace(_OFFER, _NO_OFFER)[:-2] + end + body
 
 
+def _address(transport: asyncio.Transport, end: str) -> tuple[str, int] | None:
+    """Host and port of `sockname` or `peername`; None of what has none, a socket with a path say."""
+    found = transport.get_extra_info(end)
+    return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None
+
+
 class FastProtocol(HttpToolsProtocol, Caller):
     """Given to uvicorn as `http=`. The gateway comes with the application's lifespan state."""
 
@@ -312,8 +318,8 @@ class FastProtocol(HttpToolsProtocol, Caller):
         self.connections.add(self)
         self.transport = cast(asyncio.Transport, self._turn.cork.wrap(transport, self.loop))
         self.flow = FlowControl(transport)
-        self.server = get_local_addr(transport)
-        self.client = get_remote_addr(transport)
+        self.server = _address(transport, "sockname")
+        self.client = _address(transport, "peername")
         self.scheme = "https" if is_ssl(transport) else "http"
         self.deadline = self._monotonic() + HEAD_S
         gateway = self.gateway

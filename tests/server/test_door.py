@@ -112,3 +112,27 @@ def test_in_a_long_turn_a_probe_is_heard_from_behind_a_crowd() -> None:
             door.leave()
 
     asyncio.run(scenario())
+
+
+def test_in_a_long_turn_who_has_spoken_is_not_asked_again_who_is_silent_is() -> None:
+    async def scenario() -> None:
+        with Listener() as listener, contextlib.ExitStack() as callers:
+            door = attached(Log(), listener)
+            address = listener.getsockname()
+            slow, late, brief = (callers.enter_context(socket.create_connection(address, timeout=10)) for _ in range(3))
+            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
+            door.take_in()
+            assert (len(door._waiting), len(door._silent)) == (3, 2)
+            slow.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")  # the loop's affair, whatever follows
+            late.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            brief.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            door.take_in()
+            assert late.recv(100).startswith(b"HTTP/1.1 200")
+            assert brief.recv(1000).startswith(b"HTTP/1.1 200")
+            assert (len(door._waiting), len(door._silent)) == (2, 0)
+            slow.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                slow.recv(1)
+            door.leave()
+
+    asyncio.run(scenario())
