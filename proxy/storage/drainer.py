@@ -36,6 +36,8 @@ from proxy.storage.soundness import Soundness
 
 BATCH_RECORDS = 2000
 POLL_S = 0.1
+MANY_RECORDS = 100
+MANY_POLL_S = 0.3  # a batch has its price, whatever is in it: where there is much to take in, more of it together
 IDLE_POLL_S = 0.4
 _RETRY_S = 0.1
 _ENDING_S = 10.0  # within which a server that ends is done with its ledger
@@ -516,7 +518,14 @@ def _run(drainer: Drainer, path: Path, stop: _Stop, *, announced: bool) -> None:
                 _tell(1, b"caught-up\n")
             if stopping and not taken:
                 return
-            stop.wait(POLL_S if taken else IDLE_POLL_S)
+            stop.wait(_pause_s(taken))
+
+
+def _pause_s(taken: int) -> float:
+    """After a batch that left nothing to take in."""
+    if taken >= MANY_RECORDS:
+        return MANY_POLL_S
+    return POLL_S if taken else IDLE_POLL_S
 
 
 def _back_off(error: Exception, pause_s: float, stop: _Stop) -> float:

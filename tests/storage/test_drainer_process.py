@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from proxy.storage.drainer import Drainer
+from proxy.storage.drainer import IDLE_POLL_S, MANY_POLL_S, MANY_RECORDS, POLL_S, Drainer, _pause_s
 from proxy.storage.sqlite import LEDGER
 from proxy.storage.verify import verify
 from tests.storage.records import Wall, completion, open_journal, request_id, write
@@ -218,6 +218,14 @@ def test_it_is_lean(tmp_path: Path, start: Start) -> None:
     code = f"import sys, proxy.storage.drainer; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("taken", "pause_s"),
+    [(0, IDLE_POLL_S), (1, POLL_S), (MANY_RECORDS - 1, POLL_S), (MANY_RECORDS, MANY_POLL_S), (10_000, MANY_POLL_S)],
+)
+def test_it_lets_more_come_together_where_there_is_much(taken: int, pause_s: float) -> None:
+    assert _pause_s(taken) == pause_s < 0.5
 
 
 def test_a_row_shows_within_a_second(tmp_path: Path, start: Start) -> None:
