@@ -55,7 +55,7 @@ class DrainerProcess:
         self._data_dir = data_dir
         self._on_caught_up = on_caught_up
         self._log = log
-        self._running: tuple[asyncio.SubprocessTransport, _Child] | None = None
+        self._started: asyncio.Task[tuple[asyncio.SubprocessTransport, _Child]] | None = None
 
     @property
     def restarts(self) -> int:
@@ -68,9 +68,11 @@ class DrainerProcess:
         loop = asyncio.get_running_loop()
         while True:
             serves_since = None
-            self._running = transport, child = await loop.subprocess_exec(
-                _Child, *drainer_command(self._data_dir), stderr=None, env=environment
+            # a task of its own: who is cancelled meanwhile would leave a process behind that nobody waits for
+            self._started = loop.create_task(
+                loop.subprocess_exec(_Child, *drainer_command(self._data_dir), stderr=None, env=environment)
             )
+            transport, child = await asyncio.shield(self._started)
             if await child.announced:
                 serves_since = loop.time()
                 self._on_caught_up()
@@ -82,9 +84,12 @@ class DrainerProcess:
 
     async def stop(self) -> None:
         """Its standard input ends, it takes in what is left and goes; what it does not manage stays in the journal."""
-        if self._running is None:
+        if self._started is None:
             return
-        transport, child = self._running
+        try:
+            transport, child = await self._started
+        except (OSError, RuntimeError):  # it could not be started
+            return
         stdin = transport.get_pipe_transport(0)
         assert stdin is not None
         stdin.close()

@@ -41,8 +41,9 @@ class Seen:
         self.died.set()
 
 
-async def _started(_seen: Seen, process: DrainerProcess) -> None:
-    while process._running is None:  # noqa: ASYNC110 - nobody is told of it
+async def _starting(_seen: Seen, process: DrainerProcess) -> None:
+    """It is about to be."""
+    while process._started is None:  # noqa: ASYNC110 - nobody is told of it
         await asyncio.sleep(0)
 
 
@@ -85,7 +86,7 @@ def test_it_goes_when_it_is_told_to(run: Run) -> None:
     assert run(GOES, _caught_up).errors == []
 
 
-@pytest.mark.parametrize(("script", "so_far", "heard"), [(DEAF, _caught_up, True), (SILENT_AND_DEAF, _started, False)])
+@pytest.mark.parametrize(("script", "so_far", "heard"), [(DEAF, _caught_up, True), (SILENT_AND_DEAF, _starting, False)])
 def test_one_that_does_not_is_killed(run: Run, script: str, so_far: Any, heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drainer, "STOP_S", 0.05)
     assert run(script, so_far).caught_up.is_set() == heard
