@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,7 +98,8 @@ class DrainerProcess:
             async with asyncio.timeout(STOP_S):
                 await child.ended.wait()
         except TimeoutError:
-            transport.kill()
+            with suppress(ProcessLookupError):  # it went in this very moment
+                transport.kill()
             await child.ended.wait()
         # Our ends of its pipes, too: the others need not be gone with it, since a process that another thread starts in the very
         # same moment inherits them, and a loop with a pipe open does not close.
