@@ -124,9 +124,8 @@ class Child:
 
     def stand_back(self) -> None:
         """From now on it gets what others leave of the processor: it stands for another machine."""
-        with contextlib.suppress(
-            OSError
-        ):  # where sessions share the processor (sched(7): autogroup), it is their weight that counts
+        # where sessions share the processor (sched(7): autogroup), it is their weight that counts
+        with contextlib.suppress(OSError):
             Path(f"/proc/{self.pid}/autogroup").write_text("19")
         try:
             os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
