@@ -1,10 +1,10 @@
 """Writes that can wait are held back until the turn of the event loop ends, and then made one after the other.
 
 A write to a socket wakes whoever reads at its other end, which may cost more than the write; who is awake already need not be woken. The
-first of a turn goes at once, so that with one request at a time nothing is different, and nobody waits longer than for `PIECES` of them,
-or for the one piece of work that is being done meanwhile.
+first of a millisecond goes at once, so that with one request at a time nothing is different, and nobody waits longer than for `PIECES` of
+them, or for the one piece of work that is being done meanwhile.
 
-    write ──┬── the turn's first, or large ──────────────────────────────────> at once
+    write ──┬── the first of a millisecond, or large ────────────────────────> at once
             └── held ──┬── PIECES were written, the turn ends or lasts ──────> all: one write for each connection
                        └── its connection is closed or ended ───────────────> that one's
 """
@@ -19,7 +19,7 @@ LARGE_BYTES = 64 * 1024  # goes out at once, so that whoever wrote it learns at 
 
 
 class Loop(Protocol):
-    """The event loop. uvloop's `time` stands still while it deals with what was ready; with a loop whose does not, nothing is held."""
+    """The event loop. uvloop's `time` moves by the millisecond; with a loop whose is finer, nothing is held."""
 
     def call_soon(self, callback: Callable[[], object]) -> object: ...
     def time(self) -> float: ...
@@ -50,7 +50,7 @@ class Cork:
         self.held: list[CorkedTransport] = []
         self.left = PIECES
         self.time: Callable[[], float]
-        self.written_at = -1.0  # the time of the turn of the last write that was not held
+        self.written_at = -1.0  # the time of the last write that was not held
         self._loop: Loop | None = None
 
     def wrap(self, transport: Transport, loop: Loop) -> CorkedTransport:

@@ -1,8 +1,9 @@
 """How new connections come in, and when they do not.
 
 They are taken in here and not by the event loop's own server, which takes in one with each look at what is ready and has it wait for
-the next turn, however long this one lasts. Here some who knock are taken in, and many in the midst of a long turn (`doorbell.py`).
-Whoever of them asks there whether the proxy lives is told so at once; the others become the loop's a few in each turn, from the next on.
+the next turn, however long this one lasts. Here a few who knock are taken in and become the loop's. Where it is a crowd, and in the midst
+of a long turn (`doorbell.py`), all are let in, which costs little: in the kernel's queue nobody is heard. Whoever of them asks whether
+the proxy lives is told so at once; the others become the loop's a few in each turn, from the next on.
 
 None are taken in while four fifths of the file descriptors are callers' connections, or while only the reserve is left: they wait in
 the kernel's queue, and nothing spins on a door that cannot be opened.
@@ -21,6 +22,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 
 import uvicorn
 
@@ -37,18 +39,33 @@ BACKLOG = 2048
 UNSENT_BYTES = 64 * 1024
 # At a time, and so many become the loop's in one turn: each costs as much as half a request, and those who are in have their turn, too.
 TAKEN_IN = 4
-# The same in a long turn, where a probe may stand behind a crowd in the kernel's queue; and so many of those who were silent are asked.
-MANY = 256
-MAX_WAITING = 2048
+# Of a crowd more in a turn that took longer: else it would wait for as many turns as it is large.
+TAKEN_IN_PER_S = 2_000
+MOST_TAKEN_IN = 64
+# Of a crowd so many are let in in the midst of a long turn; in others for as long as that was left alone, and no longer than this: then
+# it is somebody else's turn.
+MANY = 1024
+CROWD_S = 0.001
+ASKED = 256  # of those who were silent, the last to come
+ASKED_EVERY_S = 0.004
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _PROBE_FROM = 0.25  # below this share of the limit, nobody asks the kernel
 
 
 class Door:
-    def __init__(self, meter: Meter, log: Log, *, new_id: Callable[[], str], addresses: Addresses) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        log: Log,
+        *,
+        new_id: Callable[[], str],
+        addresses: Addresses,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._meter = meter
         self._log = log
         self._new_id = new_id
+        self._monotonic = monotonic
         self._addresses = addresses
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.cap = connections_cap(self._limit)
@@ -56,11 +73,14 @@ class Door:
         self._server: uvicorn.Server | None = None
         self._connections: Collection[object] = ()
         self._listeners: list[socket.socket] = []
-        self._waiting: list[socket.socket] = []  # let in, and not yet the loop's
+        self._waiting: dict[socket.socket, None] = {}  # let in, and not yet the loop's
         self._silent: dict[socket.socket, None] = {}  # those of them who have said nothing yet, as far as we know
         self._asked_to_hand_over = False
+        self._let_in_until = self._asked_until = -ASKED_EVERY_S
+        self._left_waiting_at: float | None = None  # when some of a crowd had become the loop's, and not all
         self.becoming = 0  # how many more are about to be the loop's
-        self._in_a_long_turn: Callable[[], bool] = lambda: False
+        self._in_a_long_turn: Callable[[], bool] = _never
+        self._busy: Callable[[], bool] = _never
 
     @property
     def connections(self) -> int:
@@ -72,11 +92,20 @@ class Door:
         """The protocols of these connections."""
         return self._connections
 
-    def attach(self, server: uvicorn.Server, listeners: Sequence[socket.socket], in_a_long_turn: Callable[[], bool]) -> None:
-        """Once it listens. Under a server that is not ours, connections are that server's own affair."""
+    def attach(
+        self,
+        server: uvicorn.Server,
+        listeners: Sequence[socket.socket],
+        *,
+        in_a_long_turn: Callable[[], bool],
+        busy: Callable[[], bool],
+    ) -> None:
+        """Once it listens. Under a server that is not ours, connections are that server's own affair. `busy`: the present turn may become a
+        long one."""
         self._server = server
         self._connections = server.server_state.connections
         self._in_a_long_turn = in_a_long_turn
+        self._busy = busy
         for one in server.servers:
             one.close()
         server.servers.clear()
@@ -116,21 +145,22 @@ class Door:
             self._log.warning("accept_resumed", connections=self.connections)
 
     def take_in(self) -> None:
-        """In the midst of a long turn, in which who is let in and has said nothing yet is asked again. They become the loop's with
-        `hand_over`."""
-        server = self._server
-        if server is None or self.shut:
+        """In the midst of a long turn. They become the loop's with `hand_over`."""
+        if self._server is None or self.shut:
             return
         for listener in self._listeners:
             self._accept(listener, MANY)
-        if self._silent and not self._addresses.counts:
-            self._ask(server)
+        self._ask()
 
     def hand_over(self) -> None:
         """In a callback of the loop, which reads of a connection from its next turn on. Some; the others in the turns that follow."""
         self._asked_to_hand_over = False
-        self._hand_over(TAKEN_IN)
+        now = self._monotonic()
+        since_s = 0.0 if self._left_waiting_at is None else now - self._left_waiting_at
+        self._hand_over(min(max(TAKEN_IN, int(since_s * TAKEN_IN_PER_S)), MOST_TAKEN_IN))
+        self._left_waiting_at = now if self._waiting else None
         if self._waiting:
+            self._ask()
             self._hand_over_soon()
 
     def _hand_over_soon(self) -> None:
@@ -142,9 +172,9 @@ class Door:
         server = self._server
         if not self._waiting or server is None:
             return
-        now, self._waiting = self._waiting[:count], self._waiting[count:]
         loop = asyncio.get_running_loop()
-        for one in now:
+        for one in list(islice(self._waiting, count)):
+            del self._waiting[one]
             self._silent.pop(one, None)
             Fiber(loop).start(self._serve(loop, server, one))  # a task would begin a turn later
 
@@ -152,22 +182,36 @@ class Door:
         if self._in_a_long_turn():
             self.take_in()
             self._hand_over_soon()
+            return
+        if self._accept(listener, TAKEN_IN):
+            self._let_crowd_in(listener)
+        if self._busy():  # who becomes the loop's now is not heard before the end of this turn
+            self._ask()
+            self._hand_over_soon()
         else:
-            self._accept(listener, TAKEN_IN)
             self.hand_over()
 
-    def _accept(self, listener: socket.socket, most: int) -> None:
-        room = min(MAX_WAITING, self.cap - self.connections - self.becoming) - len(self._waiting)
+    def _let_crowd_in(self, listener: socket.socket) -> None:
+        now = self._monotonic()
+        until = now + min(now - self._let_in_until, CROWD_S)
+        while self._accept(listener, TAKEN_IN) and self._monotonic() < until:
+            pass
+        self._let_in_until = self._monotonic()
+
+    def _accept(self, listener: socket.socket, most: int) -> bool:
+        """Whether there may be more."""
+        room = self.cap - self.connections - self.becoming - len(self._waiting)
         for _ in range(min(most, room)):
             try:
                 accepted, _ = listener.accept()
             except OSError as error:  # nobody is there, or has gone again
                 if error.errno in _NO_DESCRIPTOR:
                     self.full()
-                break
+                return False
             accepted.setblocking(False)
-            self._waiting.append(accepted)
+            self._waiting[accepted] = None
             self._silent[accepted] = None
+        return room >= most
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, server: uvicorn.Server, accepted: socket.socket) -> None:
         self.becoming += 1
@@ -178,10 +222,15 @@ class Door:
         finally:
             self.becoming -= 1
 
-    def _ask(self, server: uvicorn.Server) -> None:
-        """Who has something to say is asked once. A probe's first question is answered here: as a connection of the loop it would wait for
-        the end of this turn first."""
-        for one in list(self._silent)[-MANY:]:
+    def _ask(self) -> None:
+        """Who has something to say is asked once, the silent again and again. A probe's first question is answered here: as a connection
+        of the loop it would wait for the end of this turn first, and for those who came before it."""
+        server = self._server
+        if server is None or not self._silent or self._addresses.counts:
+            return
+        if self._monotonic() - self._asked_until < ASKED_EVERY_S:
+            return
+        for one in list(self._silent)[-ASKED:]:
             try:
                 data = one.recv(MAX_PROBE_BYTES, socket.MSG_PEEK)
                 if asks_if_alive(data):
@@ -189,13 +238,14 @@ class Door:
                     closes = asks_to_close(data)
                     one.send(alive_answer(self._new_id(), server.server_state.default_headers, keep_alive=not closes))
                     if closes:
-                        self._waiting.remove(one)
+                        del self._waiting[one]
                         one.close()
             except BlockingIOError:
                 continue
             except OSError:  # it is gone again, as the loop will find
                 pass
             del self._silent[one]
+        self._asked_until = self._monotonic()
 
     def _open(self) -> None:
         for listener in self._listeners:
@@ -204,6 +254,10 @@ class Door:
     def _close(self) -> None:
         for listener in self._listeners:
             asyncio.get_running_loop().remove_reader(listener)
+
+
+def _never() -> bool:
+    return False
 
 
 def make_protocol(server: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol:

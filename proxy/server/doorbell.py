@@ -54,7 +54,7 @@ class Entrance(Protocol):
 
 class Doorbell:
     def __init__(self, door: Entrance, *, monotonic: Callable[[], float], turn_began: Callable[[], float]) -> None:
-        """`turn_began`: the present turn, by the same clock."""
+        """`turn_began`: the present turn, or its first pause, by the same clock; NEVER as long as there was none."""
         self._door = door
         self._monotonic = monotonic
         self._turn_began = turn_began

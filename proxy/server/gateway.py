@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from proxy.config.settings import ClientSettings, Settings
 from proxy.core.chat import NO_TAGS, ChatRequest, Tags
+from proxy.core.deadlines import NEVER
 from proxy.core.errors import Draining, ErrorClass, Overloaded, ProxyError
 from proxy.core.ports import Sink
 from proxy.core.turn import Turn
@@ -127,9 +128,10 @@ class Gateway:
         self.governor = Governor()
         self.refusal = Refusal()
         self.addresses = Addresses()
-        self.door = Door(services.meter, services.log, new_id=new_id, addresses=self.addresses)
         monotonic = services.clock.monotonic
-        self.bell = Doorbell(self.door, monotonic=monotonic, turn_began=_turn_began)
+        self.door = Door(services.meter, services.log, new_id=new_id, addresses=self.addresses, monotonic=monotonic)
+        self.bell = Doorbell(self.door, monotonic=monotonic, turn_began=lambda: self._turn_from)
+        self._turn_from = NEVER  # when there was the first pause in the present turn of the loop
         self.turn = Turn()  # each read of a caller's bytes is a piece of it, and each of an upstream's
         self.turn.hurried = self.pause
         self.line = Line(monotonic=monotonic, heard=self.bell.listen)
@@ -156,11 +158,17 @@ class Gateway:
     def pause(self) -> None:
         """In the midst of a turn of the event loop, in none of its tasks."""
         now = self.services.clock.monotonic()
+        if self._turn_from == NEVER:
+            self._turn_from = now
+            asyncio.get_running_loop().call_soon(self._turn_over)
         self.line.pause(now, long=self.bell.in_a_long_turn(now))
         if now > self.loop_watch.too_long_at and not self.turn.too_long:
             self.turn.is_too_long()
             asyncio.get_running_loop().call_soon(self.turn.end)
         self.bell.listen()
+
+    def _turn_over(self) -> None:
+        self._turn_from = NEVER
 
     def in_a_long_turn(self) -> bool:
         return self.bell.in_a_long_turn(self.services.clock.monotonic())
@@ -251,12 +259,6 @@ class Gateway:
         for control in cut:
             control.interrupt(ErrorClass.DRAINED)
         return len(cut)
-
-
-def _turn_began() -> float:
-    """When the loop last asked the kernel what is ready, by the monotonic clock: uvloop's `time()` is that of its turn. Other loops'
-    is now, by which no turn is ever long."""
-    return asyncio.get_running_loop().time()
 
 
 def tags_of(

@@ -62,7 +62,7 @@ class DrainingServer(uvicorn.Server):
         if self.started:
             gateway = self._gateway()
             if gateway is not None:
-                gateway.door.attach(self, sockets or [], gateway.in_a_long_turn)
+                gateway.door.attach(self, sockets or [], in_a_long_turn=gateway.in_a_long_turn, busy=lambda: gateway.bell.up)
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

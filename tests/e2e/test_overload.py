@@ -24,6 +24,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.config.settings import PerAddress
+from proxy.core.deadlines import NEVER
 from proxy.core.turn import PIECES
 from proxy.server import protocol
 from proxy.server.doorbell import Doorbell
@@ -164,6 +165,22 @@ def in_a_long_turn(proxy: Proxy, act: Callable[[Doorbell], None]) -> None:
     until(lambda: not door._waiting and not door.becoming, what="everybody's connection")
     proxy.runtime._tasks[0].get_loop().call_soon_threadsafe(turn)
     done.result(4 * WAIT_S)
+
+
+def test_a_turn_is_long_by_its_own_length_and_the_next_is_not(fast: Proxy) -> None:
+    gateway = fast.runtime.gateway
+    found: Future[list[bool]] = Future()
+
+    def turn() -> None:
+        gateway.bell.looked(NEVER, busy=False, late=False)  # the next look is far
+        gateway.pause()
+        seen = [gateway.in_a_long_turn()]
+        until(gateway.in_a_long_turn, what="a long turn")
+        loop.call_soon(lambda: found.set_result([*seen, gateway.in_a_long_turn()]))
+
+    loop = fast.runtime._tasks[0].get_loop()
+    loop.call_soon_threadsafe(turn)
+    assert found.result(4 * WAIT_S) == [False, False]
 
 
 def listen_until(bell: Doorbell, condition: Callable[[], bool], *, what: str) -> None:

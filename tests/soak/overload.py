@@ -29,7 +29,7 @@ from tests.soak.stage import CANARIES, Check, Options, Stage, at_least, at_most,
 
 _TIMES = 5
 _MODEL, _EVENTS = "lone-250", 254
-_PEAK_CONNECTIONS = (64, 128, 256, 384, 512, 640)
+_PEAK_CONNECTIONS = (64, 128, 256, 384, 512, 640, 1024, 1536, 2048)
 _PEAK_S = 10.0
 _RUN_S, _RUN_S_SHORT = 30.0, 1.5
 _FROM_S = 10.0  # twice as long as a stream takes: what was begun before there was too much has ended
