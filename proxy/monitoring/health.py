@@ -222,8 +222,10 @@ def _some_parts_shut(facts: Facts) -> str | None:
 
 
 def _probing(facts: Facts) -> str | None:
-    half = [part for part in facts.live.parts if part.circuit != "closed"]
-    return f"circuit half open: {half[0].model}" if half else None
+    part = next((part for part in facts.live.parts if part.circuit != "closed"), None)
+    if part is None:
+        return None
+    return f"circuit {'half open' if part.circuit == 'half_open' else 'open until a request probes it'}: {part.model}"
 
 
 def _cooling(facts: Facts) -> str | None:

@@ -94,7 +94,7 @@ LATER, EARLIER = ENDED + 5, BEGAN - 5
         # traffic alone
         (facts(last_ok=EARLIER), "healthy", None),
         (facts(parts=(part("open", opens_in_s=4.0),)), "down", "circuit open"),
-        (facts(parts=(part("open"),)), "degraded", "circuit half open: m"),
+        (facts(parts=(part("open"),)), "degraded", "circuit open until a request probes it: m"),
         (facts(parts=(part("half_open"),)), "degraded", "circuit half open: m"),
         (facts(parts=(part("open", opens_in_s=4.0), part())), "degraded", "m: circuit open"),
         (facts(parts=(part(latched="bad key"),)), "down", "bad key"),
