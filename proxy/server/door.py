@@ -149,7 +149,7 @@ class Door:
         if self._server is None or self.shut:
             return
         for listener in self._listeners:
-            self._accept(listener, MANY)
+            self._accept(listener, MANY, asked=True)
         self._ask()
 
     def hand_over(self) -> None:
@@ -194,12 +194,13 @@ class Door:
     def _let_crowd_in(self, listener: socket.socket) -> None:
         now = self._monotonic()
         until = now + min(now - self._let_in_until, CROWD_S)
-        while self._accept(listener, TAKEN_IN) and self._monotonic() < until:
+        while self._accept(listener, TAKEN_IN, asked=True) and self._monotonic() < until:
             pass
         self._let_in_until = self._monotonic()
 
-    def _accept(self, listener: socket.socket, most: int) -> bool:
-        """Whether there may be more."""
+    def _accept(self, listener: socket.socket, most: int, *, asked: bool = False) -> bool:
+        """Whether there may be more. `asked`: each whether he is a probe, as `_ask` does."""
+        asked = asked and not self._addresses.counts
         room = self.cap - self.connections - self.becoming - len(self._waiting)
         for _ in range(min(most, room)):
             try:
@@ -211,6 +212,8 @@ class Door:
             accepted.setblocking(False)
             self._waiting[accepted] = None
             self._silent[accepted] = None
+            if asked:
+                self._ask_one(accepted)
         return room >= most
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, server: uvicorn.Server, accepted: socket.socket) -> None:
@@ -225,27 +228,30 @@ class Door:
     def _ask(self) -> None:
         """Who has something to say is asked once, the silent again and again. A probe's first question is answered here: as a connection
         of the loop it would wait for the end of this turn first, and for those who came before it."""
-        server = self._server
-        if server is None or not self._silent or self._addresses.counts:
-            return
-        if self._monotonic() - self._asked_until < ASKED_EVERY_S:
+        if not self._silent or self._addresses.counts or self._monotonic() - self._asked_until < ASKED_EVERY_S:
             return
         for one in list(self._silent)[-ASKED:]:
-            try:
-                data = one.recv(MAX_PROBE_BYTES, socket.MSG_PEEK)
-                if asks_if_alive(data):
-                    one.recv(len(data))
-                    closes = asks_to_close(data)
-                    one.send(alive_answer(self._new_id(), server.server_state.default_headers, keep_alive=not closes))
-                    if closes:
-                        del self._waiting[one]
-                        one.close()
-            except BlockingIOError:
-                continue
-            except OSError:  # it is gone again, as the loop will find
-                pass
-            del self._silent[one]
+            self._ask_one(one)
         self._asked_until = self._monotonic()
+
+    def _ask_one(self, one: socket.socket) -> None:
+        server = self._server
+        if server is None:
+            return
+        try:
+            data = one.recv(MAX_PROBE_BYTES, socket.MSG_PEEK)
+            if asks_if_alive(data):
+                one.recv(len(data))
+                closes = asks_to_close(data)
+                one.send(alive_answer(self._new_id(), server.server_state.default_headers, keep_alive=not closes))
+                if closes:
+                    del self._waiting[one]
+                    one.close()
+        except BlockingIOError:
+            return
+        except OSError:  # it is gone again, as the loop will find
+            pass
+        del self._silent[one]
 
     def _open(self) -> None:
         for listener in self._listeners:

@@ -15,7 +15,7 @@ import pytest
 
 from proxy.engine.services import Meter
 from proxy.server.addresses import Addresses
-from proxy.server.door import ASKED_EVERY_S, CROWD_S, TAKEN_IN, TAKEN_IN_PER_S, Door
+from proxy.server.door import ASKED, ASKED_EVERY_S, CROWD_S, TAKEN_IN, TAKEN_IN_PER_S, Door
 
 pytestmark = pytest.mark.unit
 
@@ -63,7 +63,7 @@ class Clock:
 
 def attached(log: Log, listener: Listener, clock: Clock | None = None, *, busy: bool = False) -> Door:
     listener.bind(("127.0.0.1", 0))
-    listener.listen(128)
+    listener.listen(2 * ASKED)
     door = Door(
         cast(Meter, SimpleNamespace(count=lambda event: log.events.append(f"counted {event}"))),
         log,
@@ -126,6 +126,7 @@ def test_in_a_long_turn_a_probe_is_heard_from_behind_a_crowd() -> None:
             crowd = [callers.enter_context(socket.create_connection(address)) for _ in range(2 * TAKEN_IN)]
             probe = callers.enter_context(socket.create_connection(address, timeout=10))
             probe.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            crowd += [callers.enter_context(socket.create_connection(address)) for _ in range(ASKED)]
             door.take_in()
             assert probe.recv(100).startswith(b"HTTP/1.1 200")
             door.hand_over()
