@@ -2,7 +2,7 @@
 
 What a request waits for here is the loop, and how late the loop is can be seen from a timer: one that was due at t and runs at
 t + d has waited d, and so has everything that was read meanwhile. Half of what requests wait in line counts likewise (`line.py`): they
-are in nobody's way there. What of it others had the processor for (`run_delay.py`) is left out:
+are in nobody's way there; three quarters once some are refused. What of it others had the processor for (`run_delay.py`) is left out:
 refusing requests would not shorten that. `room` is the number of requests that may run, and the only thing that the way of a request
 looks at.
 
@@ -13,9 +13,9 @@ looks at.
       | so late at all looks of a second
       v
     shedding  room is what runs now. After every span of five looks, or of three times `max_wait`, by how late it was at half of them:
-      |       a twentieth less if that is more than half of `max_wait`, or half of it where most of them only stand in line (`line.py`);
-      |       a twentieth more if it is less than three tenths of `max_wait`, and some were refused. So the loop is kept busy, and a turn
-      v       of it takes 40 to 60 ms: what comes for one stream meanwhile is read together, which costs much less than one by one
+      |       a twentieth less if that is more than two thirds of `max_wait`, or half of it where most only stand in line (`line.py`); a
+      |       twentieth more if it is less than half of `max_wait`, and some were refused. So the loop is kept busy, and a turn of it
+      v       takes 50 to 75 ms: what comes for one stream meanwhile is read together, which costs much less than one by one
     calm      nothing was refused for a second
 
 A loop is late for a moment for many reasons (a crowd that comes at once, a program beside it, the collector), and late all the time for
@@ -61,8 +61,9 @@ NOTICE_S = 0.005  # a loop that is this late is looked at more closely
 TOO_MANY_PER_S = 8_000  # refusals: a fifth of a core's time
 TOO_MANY_EACH = 8  # for one request that begins
 WEIGHED_S = 0.3
-_ENTER, _LATE, _EARLY = 0.3, 0.5, 0.3  # shares of `max_wait`
-_IN_LINE = 0.55  # of the time that the first stands in line: at six to nine tenths of `max_wait` it is as many as may be
+_ENTER, _LATE, _EARLY = 0.3, 0.65, 0.45  # shares of `max_wait`
+_IN_LINE = 0.55  # of the time that the first stands in line
+_IN_LINE_SHEDDING = 0.75  # at six to nine tenths of `max_wait` it is as many as may be
 _SHARE = 20  # what room loses or gains at a time: one part of so many
 _HALF = 2  # what it loses where most of those who are in stand in line
 
@@ -129,7 +130,7 @@ class Governor:
         others had the processor; `standing`: how many of the `live` stand in line, the first of them for `waited_s`."""
         due, self._due = self._due, None
         self.late_s = max(0.0, now - due) if due is not None else 0.0
-        late_s = max(0.0, self.late_s - others_s, waited_s * _IN_LINE)
+        late_s = max(0.0, self.late_s - others_s, waited_s * (_IN_LINE_SHEDDING if self.shedding else _IN_LINE))
         if not self._watchful:
             return False
         if not self.shedding and (late_s < self._max_wait_s * _ENTER or live < FLOOR):
