@@ -19,6 +19,8 @@ from proxy.server.door import ASKED, ASKED_EVERY_S, CROWD_S, TAKEN_IN, TAKEN_IN_
 
 pytestmark = pytest.mark.unit
 
+PROBE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
 
 class Log:
     def __init__(self) -> None:
@@ -125,7 +127,7 @@ def test_in_a_long_turn_a_probe_is_heard_from_behind_a_crowd() -> None:
             address = listener.getsockname()
             crowd = [callers.enter_context(socket.create_connection(address)) for _ in range(2 * TAKEN_IN)]
             probe = callers.enter_context(socket.create_connection(address, timeout=10))
-            probe.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            probe.sendall(PROBE)
             crowd += [callers.enter_context(socket.create_connection(address)) for _ in range(ASKED)]
             door.take_in()
             assert probe.recv(100).startswith(b"HTTP/1.1 200")
@@ -148,8 +150,8 @@ def test_in_a_long_turn_who_has_spoken_is_not_asked_again_who_is_silent_is() -> 
             slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
             door.take_in()
             assert (len(door._waiting), len(door._silent)) == (3, 2)
-            slow.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")  # the loop's affair, whatever follows
-            late.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            slow.sendall(PROBE)  # the loop's affair, whatever follows
+            late.sendall(PROBE)
             brief.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             clock.now += ASKED_EVERY_S
             door.take_in()
@@ -173,11 +175,11 @@ def test_of_a_crowd_that_knocks_in_a_short_turn_a_few_become_the_loops_and_a_pro
             for _ in range(3 * TAKEN_IN):
                 callers.enter_context(socket.create_connection(address))
             probe, late = (callers.enter_context(socket.create_connection(address, timeout=10)) for _ in range(2))
-            probe.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            probe.sendall(PROBE)
             door._knock(listener)
             assert probe.recv(100).startswith(b"HTTP/1.1 200")
             assert len(door._waiting) == 2 * TAKEN_IN + 2
-            late.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            late.sendall(PROBE)
             clock.now += ASKED_EVERY_S
             door.hand_over()  # as in the turns that follow, whether or not anybody knocks
             assert late.recv(100).startswith(b"HTTP/1.1 200")
@@ -195,10 +197,10 @@ def test_where_there_is_much_to_do_who_knocks_is_asked_first_and_becomes_the_loo
             door = attached(Log(), listener, clock, busy=True)
             address = listener.getsockname()
             caller, probe, late = (callers.enter_context(socket.create_connection(address, timeout=10)) for _ in range(3))
-            probe.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            probe.sendall(PROBE)
             door._knock(listener)
             assert probe.recv(100).startswith(b"HTTP/1.1 200")
-            late.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            late.sendall(PROBE)
             clock.now += ASKED_EVERY_S
             door.take_in()  # it has become a long one
             assert late.recv(100).startswith(b"HTTP/1.1 200")
