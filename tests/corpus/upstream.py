@@ -60,6 +60,8 @@ class Replayer:
     async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+        if "content-length" not in headers:
+            return False  # a health check, which nothing was recorded for
         body = orjson.loads(await reader.readexactly(int(headers["content-length"])))
         recording = self._recordings[body.pop(MARKER)]
         path = head[0].split(" ")[1]
