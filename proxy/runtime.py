@@ -23,6 +23,7 @@ from proxy.config.settings import Settings
 from proxy.core.clock import WallWatch
 from proxy.core.deadlines import STEP_S, TICK_S
 from proxy.core.errors import LedgerUnavailable
+from proxy.core.garbage import thresholds
 from proxy.core.kept import Held
 from proxy.core.redact import Redactor
 from proxy.core.shared import ALONE
@@ -70,7 +71,6 @@ SEED_PASSES = 2
 LISTEN_EVERY_S = 0.2
 LOSS_IS_KNOWN_S = 75.0  # after a worker's death: a minute, and then some, for the drainer to close its rows
 SWEEP_EVERY_S = 10.0
-GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class SystemClock:
@@ -273,7 +273,7 @@ class Runtime:
             gc.collect()
         # what is there now stays: the collector need not look at it again, and what a request makes is mostly freed by counting
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        gc.set_threshold(*thresholds(connections=0))
         gc.enable()
         if not self._leads:
             await self._wait_for_seeds()
@@ -323,6 +323,7 @@ class Runtime:
         if self.gateway.services.deadlines.turn(now):
             self._turning_out = asyncio.get_running_loop().call_later(STEP_S, self._turn_out)
         self.logs.flush()
+        gc.set_threshold(*thresholds(self.gateway.door.connections))
         self.ticks = ticks = (self.ticks or 0) + 1
         if self._pulse is not None:
             self._keep_pulse(self._pulse, now)

@@ -6,6 +6,7 @@ What must not happen within a time has ten seconds and more; what may be short i
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import pytest
 
 from proxy.config.settings import PerAddress
 from proxy.core.deadlines import NEVER
+from proxy.core.garbage import thresholds
 from proxy.core.turn import PIECES
 from proxy.server import protocol
 from proxy.server.doorbell import Doorbell
@@ -580,6 +582,17 @@ def test_at_the_cap_connections_wait_outside_and_nothing_spins(fast: Proxy) -> N
     told = fast.client.metrics()
     assert told['tollbridge_events_total{event="accept_paused"}'] >= before + 1
     assert told["tollbridge_connections_limit"] == usual
+
+
+def test_the_collector_waits_longer_while_many_are_connected(fast: Proxy) -> None:
+    """All of them are alive: it would walk over them for nothing, while nobody is answered."""
+    many, _, _ = thresholds(20)
+    assert gc.get_threshold()[0] < many
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(fast.port))
+        until(lambda: gc.get_threshold()[0] >= many, what="a collector that waits longer")
+    until(lambda: gc.get_threshold()[0] < many, what="one that waits no longer, with nobody there")
 
 
 LIMITED = """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy.runtime import GC_THRESHOLDS
+from proxy.core.garbage import thresholds
 from proxy.storage import sqlite as storage
 from proxy.storage.sqlite import LEDGER
 
@@ -113,7 +113,7 @@ def collecting_as_the_server_does() -> Iterator[None]:
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.set_threshold(*thresholds(connections=0))
     try:
         yield
     finally:
