@@ -3,7 +3,7 @@
 Streams of 250 chunks, one each 20 ms, as models answer. How many of them it can do in a second is found first, with nobody refused, by
 more and more callers at a time, until more of them get no more; then come five times as many requests in each second, from callers who
 do not wait.
-Whole answers to small requests, which cost the proxy some twenty times their refusal, are looked at as well: beside
+Whole answers to small requests, which cost the proxy only five times their refusal, are looked at as well: beside
 them it must say that it lives, and how many are done and how quickly the rest is refused is told without a bar.
 
 The proxy has a core to itself, and the upstream and all callers share the other one.
