@@ -557,6 +557,10 @@ class FastProtocol(HttpToolsProtocol, Caller):
             self._stop(BadHttp("There must be a Host header."))
         if len(headers) != len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
             self._stop(BadHttp("There must be one Host header."))
+        if b"transfer-encoding" in headers and not self._is_only_chunked():
+            self._stop(
+                BadHttp("The one transfer coding that is read here is chunked: send the body in it alone, or with its length.")
+            )
         gateway = self.gateway
         length = headers.get(b"content-length")
         if length is not None and int(length) > gateway.settings.server.max_body_bytes:
@@ -584,6 +588,10 @@ class FastProtocol(HttpToolsProtocol, Caller):
         self._fast = FastCycle(
             self, headers, client, request_id=gateway.new_id(), keep_alive=keep_alive, http_11=http_version == "1.1"
         )
+
+    def _is_only_chunked(self) -> bool:
+        """Another coding beside it the parser leaves in the body, where the next server might undo it."""
+        return all(value.lower() == b"chunked" for name, value in self.headers if name == b"transfer-encoding")
 
     def _hurry(self, gateway: Gateway) -> None:
         """A large body is not waited for when its request will be refused; behind answers under way it waits for its turn."""

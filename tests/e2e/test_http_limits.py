@@ -56,6 +56,16 @@ REFUSED = {
         400,
         "bad_http_request",
     ),
+    "packed_and_chunked": (
+        POST + b"Host: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        400,
+        "bad_http_request",
+    ),
+    "packed_and_chunked_in_two_headers": (
+        POST + b"Host: x\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        400,
+        "bad_http_request",
+    ),
     "two_lengths": (POST + b"Host: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400, "bad_http_request"),
     "absolute_form": (
         b"POST http://x/v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
@@ -366,10 +376,11 @@ def test_http_1_0_is_answered_and_closed(proxy: Proxy, stream: bool) -> None:
     assert answer.endswith(b"data: [DONE]\n\n" if stream else b"}")
 
 
-def test_a_body_in_chunks(proxy: Proxy) -> None:
+@pytest.mark.parametrize("coding", [b"chunked", b"Chunked"])
+def test_a_body_in_chunks(proxy: Proxy, coding: bytes) -> None:
     pieces = b"".join([b"%x\r\n%b\r\n" % (len(BODY[at : at + 20]), BODY[at : at + 20]) for at in range(0, len(BODY), 20)])
     answer = raw_exchange(
-        proxy.port, POST + b"Host: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + pieces + b"0\r\n\r\n"
+        proxy.port, POST + b"Host: x\r\nTransfer-Encoding: %b\r\nConnection: close\r\n\r\n" % coding + pieces + b"0\r\n\r\n"
     )
 
     assert status(answer) == 200
