@@ -1,4 +1,4 @@
-"""Rules across the file: chains whose answers would not fit together, and a start that would expose the proxy."""
+"""Rules across the file: chains whose answers would not fit together, clients whose time is over, a start that would expose the proxy."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def warn_of_mixed_embeddings(chain: str, targets: Iterable[tuple[Path, Target]],
                 place,
                 f"chain '{one_line(chain)}' has two embedding models, '{one_line(first)}' and '{one_line(model)}', whose vectors must"
                 " not be mixed (keep one of them; it may stay if both names mean the same model)",
+            )
+
+
+def warn_of_expired(draft: Draft, now_s: float) -> None:
+    """Clients whose keys open nothing any more. `now_s`: seconds since 1970."""
+    for name, section in draft.file.clients.items():
+        if section.expires is not None and section.expires <= now_s:
+            draft.warn(
+                ("clients", name, "expires"),
+                f"the keys of client '{one_line(name)}' have expired and open nothing (write a later date, or remove the client)",
             )
 
 

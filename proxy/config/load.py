@@ -15,6 +15,7 @@ from typing import Any, TypedDict, cast
 from pydantic import ValidationError
 
 from proxy.config.catalogue import Stanza, load_catalogue
+from proxy.config.check import warn_of_expired
 from proxy.config.draft import Draft, secret_kind
 from proxy.config.environment import BadVariable, Environment, parse_env
 from proxy.config.faults import ConfigError as ConfigError
@@ -84,10 +85,12 @@ def load(
     effective |= {key: value for key, value in flags.items() if value is not None}
     if path is None:
         draft.warn((), "there is no such file, so only the demo provider answers (write one, or name another with --config)")
+    now_s = wall()
+    warn_of_expired(draft, now_s)
     settings = resolve(draft, effective, path, env_path)
     if source.faults:
         raise ConfigError(source.faults)
-    now_ms = round(wall() * 1000)
+    now_ms = round(now_s * 1000)
     try:
         return with_keys(settings, KeyStore(settings.data_dir).read(), now_ms=now_ms)
     except KeysBroken as error:

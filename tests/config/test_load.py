@@ -391,6 +391,14 @@ def test_a_key_written_out_works_and_is_warned_of(tmp_path: Path) -> None:
 
 
 @unit
+@pytest.mark.parametrize(("day", "warned"), [("1970-01-01", True), ("2999-01-01", False)])
+def test_a_client_whose_time_is_over_is_warned_of(tmp_path: Path, day: str, warned: bool) -> None:
+    settings = read(f"clients: {{app: {{key: '${{APP_KEY}}', expires: {day}}}}}", tmp_path, APP_KEY="key-of-the-app-0001")
+    expected = "1:45: the keys of client 'app' have expired and open nothing (write a later date, or remove the client)"
+    assert warnings(settings) == ([expected] if warned else [])
+
+
+@unit
 def test_a_secret_in_a_file_that_everybody_may_read_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k-file")
     text = "providers: {groq: {api_key: '${file:key}', region: '${file:key}'}}\nclients: {me: {key: '${file:key}x'}}"
