@@ -407,6 +407,15 @@ async def test_a_stale_connection_again_and_again_ends_all_the_same() -> None:
     around.check_books()
 
 
+async def test_a_retry_after_a_stale_connection_is_made_on_a_fresh_one_too() -> None:
+    """What the provider's own faults break would look stale again and again, and each time be asked twice."""
+    around = world(target("a"), a=[fault(ErrorClass.STALE_RETRY), fault(ErrorClass.RESET), whole()])
+    served = await around.serve()
+    assert served.sink.status == 200
+    assert [call.fresh for call in around.upstream.calls] == [False, True, True]
+    around.check_books()
+
+
 # -- after content
 
 
