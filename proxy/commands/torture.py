@@ -38,6 +38,8 @@ NO_SCORE = 3  # the exit code
 START_S = 30.0
 STOP_S = 40.0
 LOOK_S = 0.1
+_SETTLED = (200, 401, 403)  # answers that waiting does not change
+_UNCONFIGURED = "its configuration is written by `tollbridge torture --print tollbridge` (or litellm, or words)"
 MAX_SAID_BYTES = 4_096
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -132,28 +134,26 @@ def _ours(place: Place, chosen: list[Case], plan: Plan) -> list[runner.Result]:
 
 
 def _tried(place: Place, gateway: Gateway, upstream: Upstream, chosen: list[Case], plan: Plan) -> list[runner.Result]:
-    async def work() -> list[runner.Result] | str:
+    async def work() -> list[runner.Result] | tuple[str, str]:
         until = time.monotonic() + plan.wait_s
         reply = await runner.answers(gateway, patience_s=plan.patience_s)
-        while reply.status != 200 and time.monotonic() < until:
+        while reply.status not in _SETTLED and time.monotonic() < until:
             await asyncio.sleep(LOOK_S)
             reply = await runner.answers(gateway, patience_s=plan.patience_s)
         if reply.status != 200:
-            return (
+            words = (
                 f"it answered {reply.status}: {bytes(reply.body[:300]).decode(errors='replace')}"
                 if reply.status
                 else "nobody answers"
             )
+            return words, "what it wants from its callers goes into --key" if reply.status in _SETTLED else _UNCONFIGURED
         return await runner.torture(gateway, upstream, chosen, patience_s=plan.patience_s, callers=plan.callers)
 
     if not place.as_json:
         typer.echo(f"the upstream that lies listens at {upstream.url}; {len(chosen)} cases through {gateway.authority}", err=True)
     found = asyncio.run(work())
-    if isinstance(found, str):
-        place.fail(
-            f"the gateway at {gateway.authority} does not serve the model torture-good: {found}\n"
-            "its configuration is written by `tollbridge torture --print tollbridge` (or litellm, or words)"
-        )
+    if isinstance(found, tuple):
+        place.fail(f"the gateway at {gateway.authority} does not serve the model torture-good: {found[0]}\n{found[1]}")
     if upstream.faults:
         place.fail(f"the lying upstream itself failed: {upstream.faults[0]}")
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pytest_httpserver import HTTPServer
 from typer.testing import CliRunner, Result
 
 from proxy.cli import app
@@ -130,6 +131,17 @@ def test_a_gateway_that_is_not_configured_gets_no_score(listen: str) -> None:
     assert done.exit_code == 3
     assert "does not serve the model torture-good: nobody answers" in done.stderr
     assert "--print" in done.stderr
+
+
+@pytest.mark.integration
+def test_a_gateway_that_wants_a_key_says_so_at_once(listen: str, httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/v1/chat/completions").respond_with_json({"error": {"message": "No API key was sent"}}, status=401)
+    done = run("--against", httpserver.url_for("/"), "--listen", listen, "--only", "ok", "--wait", "3600")
+
+    assert done.exit_code == 3
+    assert "it answered 401" in done.stderr
+    assert "--key" in done.stderr
+    assert "--print" not in done.stderr
 
 
 @pytest.mark.unit
