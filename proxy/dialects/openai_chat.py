@@ -611,14 +611,18 @@ def _call_text(call: object) -> str:
 
 
 def _parts_text(parts: object) -> str:
-    """The text in a list of content parts, thinking included (Mistral)."""
-    if isinstance(parts, str):
-        return parts
-    if isinstance(parts, list):
-        return "".join([_parts_text(part) for part in parts])
-    if isinstance(parts, dict):
-        return _parts_text(parts.get("text") or parts.get("thinking"))
-    return ""
+    """The text in a list of content parts, thinking included (Mistral), however deep they lie in each other."""
+    texts: list[str] = []
+    rest = [parts]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, list):
+            rest += reversed(part)
+        elif isinstance(part, dict):
+            rest.append(part.get("text") or part.get("thinking"))
+    return "".join(texts)
 
 
 def _path_segment(text: str) -> str:

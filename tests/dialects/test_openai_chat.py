@@ -213,6 +213,7 @@ CONTENT: dict[str, tuple[bytes, bytes]] = {
         chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}, {"type": "text", "text": "Hi"}]}),
         b"HmHi",
     ),
+    "parts within parts": (chunk({"content": "Hi"}).replace(b'"Hi"', b"[" * 900 + b'"Hi"' + b"]" * 900), b"Hi"),
     "audio": (chunk({"audio": {"data": "AAAA"}}), b""),
     "an image": (chunk({"images": [{"type": "image_url"}]}), b""),
     "a finish reason alone": (chunk({}, "length"), b""),
