@@ -49,10 +49,10 @@ class Draft:
     def fault(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Names a fault, unless a part of what it is about was cut out: then that fault is the one to mend."""
         if not any(cut[: len(path)] == path for cut in self.cut):
-            self.source.fault(path, message, at_key=at_key)
+            self.source.fault(path, self.environment.told(message), at_key=at_key)
 
     def warn(self, path: Path, message: str, *, at_key: bool = False) -> None:
         while path not in self.source.marks and path:
             path, at_key = path[:-1], True
         mark = self.source.marks.get(path, Mark((1, 1), (1, 1)))
-        self.warned.append(ConfigFault(self.source.name, *(mark.key if at_key else mark.value), message))
+        self.warned.append(ConfigFault(self.source.name, *(mark.key if at_key else mark.value), self.environment.told(message)))

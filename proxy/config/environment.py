@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.config.faults import ConfigFault, one_line
+from proxy.config.faults import CUT, ConfigFault, escaped, one_line
 
 MAX_SECRET_FILE_BYTES = 64 << 10
+SECRET_FROM = 8  # characters of a variable: what is shorter may be a word of any message
+CUT_FROM, CUT_TO = 4, 60  # how much of a variable the beginning of one is that was too long for a message
 MOUNTED = (Path("/run"), Path("/var/run"))  # where Docker, systemd and others put secrets, for one program's eyes
 VARIABLE = re.compile(r"\$\$(?=\{)|\$\{([^{}]*)\}|\$\{")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -46,11 +48,13 @@ class Expanded:
 
 @dataclass(slots=True)
 class Environment:
-    """Where variables come from. `files_read` grows with every `${file:…}`, there or not, so that it can be watched."""
+    """Where variables come from. `files_read` grows with every `${file:…}`, there or not, so that it can be watched. `_filled_in`: what was
+    found, and as what it stands in the file."""
 
     values: Mapping[str, str]
     base: Path
     files_read: set[Path] = field(default_factory=set)
+    _filled_in: dict[str, str] = field(default_factory=dict)
 
     def expand(self, text: str) -> Expanded:
         """Raises BadVariable, with advice."""
@@ -59,7 +63,24 @@ class Environment:
             result.text = VARIABLE.sub(lambda found: self._value(found, result), text)
         return result
 
+    def told(self, message: str) -> str:
+        """With the variables instead of what they hold: it may be a secret, wherever somebody wrote it."""
+        for value, variable in sorted(self._filled_in.items(), key=lambda pair: -len(pair[0])):
+            for form, cut in ((value, CUT), (escaped(value), escaped(CUT))):
+                message = message.replace(form, variable)
+                if cut in message:
+                    for length in range(min(len(form), CUT_TO), CUT_FROM - 1, -1):
+                        message = message.replace(form[:length] + cut, variable)
+        return message
+
     def _value(self, found: re.Match[str], result: Expanded) -> str:
+        value = self._found(found, result)
+        name, _, default = (found[1] or "").partition(":-")
+        if value != default and len(held := value.strip()) >= SECRET_FROM:
+            self._filled_in[held] = one_line(f"${{{name}}}")
+        return value
+
+    def _found(self, found: re.Match[str], result: Expanded) -> str:
         inside = found[1]
         if found[0] == "$$":
             return "$"

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+CUT = "…"  # what was too long for a message ends in it
+
 Path = tuple[str | int, ...]
 """The way to a value in the file: `("chains", "smart", "targets", 0)`."""
 
@@ -41,5 +43,10 @@ def did_you_mean(word: str, known: Iterable[str], *, otherwise: str = "") -> str
 
 def one_line(text: str, limit: int = 60) -> str:
     """What the user wrote, fit to stand inside a message."""
-    shown = text if len(text) <= limit else text[: limit - 1] + "…"
-    return shown if shown.isprintable() else ascii(shown)[1:-1]
+    shown = text if len(text) <= limit else text[: limit - 1] + CUT
+    return shown if shown.isprintable() else escaped(shown)
+
+
+def escaped(text: str) -> str:
+    """In printable ASCII, each character by itself."""
+    return text.encode("unicode_escape").decode("ascii")

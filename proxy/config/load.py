@@ -197,7 +197,7 @@ def _validate(data: dict[str, Any], draft: Draft) -> File:
                 path = file_path(details["loc"])
                 missing = details["type"] == "missing"
                 if report and not (missing and any(cut[: len(path) - 1] == path[:-1] for cut in cut_before)):
-                    message = describe(details, path, _at(data, path))
+                    message = draft.environment.told(describe(details, path, _at(data, path)))
                     draft.source.fault(path, message, at_key=details["type"] == "extra_forbidden")
                 gone = path[:-1] if missing else path
                 draft.cut.add(gone)

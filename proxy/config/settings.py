@@ -130,7 +130,7 @@ class ChainTemplate:
     quality: QualitySettings | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class Settings:
     """Everything that the file, the environment and the catalogue came to.
 
@@ -158,8 +158,8 @@ class Settings:
     clients_by_digest: Mapping[bytes, ClientSettings]
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
-    known_secrets: tuple[Secret, ...] = field(repr=False)
-    direct: Callable[[str, str], Target] = field(repr=False)
+    known_secrets: tuple[Secret, ...]
+    direct: Callable[[str, str], Target]
     """(provider, upstream model) -> the target with every default applied, whether the provider is enabled or not."""
     budget: Budget | None = None
     departments: Mapping[str, Budget] = field(default_factory=dict)
@@ -179,6 +179,10 @@ class Settings:
     resolve: Callable[[str], Chain | None] = field(init=False, repr=False)
     """What a model name means: an exact chain, else a direct target of an enabled provider, else `auto`, else the longest matching
     wildcard, else None. The same name gives the same Chain object, as long as it is among the 4,096 last used."""
+
+    def __repr__(self) -> str:
+        """Nothing of what is in it: a variable, and so a secret, may stand anywhere in the file."""
+        return f"Settings({self.hash})"
 
     def __post_init__(self) -> None:
         memo = lru_cache(maxsize=MAX_MEMOISED_MODELS)(self._resolve)

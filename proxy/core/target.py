@@ -158,17 +158,17 @@ class Provider:
 
     name: str
     dialect: str
-    base_url: str
+    base_url: str = field(repr=False)  # its path may be a secret
     credentials: tuple[Credential, ...]
     auth_header: str = "authorization"
     auth_prefix: str = "Bearer "
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     api_version: str | None = None
     transport: Literal["native", "httpx", "demo", "static"] = "native"
     proxy_url: Secret | None = None
     ca_file: str | None = None
     model_list_path: str | None = None
-    check_url: str | None = None
+    check_url: str | None = field(default=None, repr=False)
     quirks: Quirks = field(default_factory=Quirks)
     lacks: frozenset[str] = frozenset()
     price_source: str | None = None

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.environment import BadVariable, Environment, parse_env
+from proxy.config.environment import SECRET_FROM, BadVariable, Environment, parse_env
+from proxy.config.faults import one_line
 
 unit = pytest.mark.unit
 
@@ -42,6 +43,46 @@ def test_variables_are_filled_in(text: str, expected: str) -> None:
 @unit
 def test_what_a_variable_holds_is_not_expanded_again() -> None:
     assert expand("${A}", A="${B}", B="two") == ("${B}", [])
+
+
+@pytest.mark.property
+@given(st.text(min_size=SECRET_FROM).map(str.strip).filter(lambda held: len(held) >= SECRET_FROM), st.text(max_size=70))
+def test_a_message_names_the_variable_instead_of_what_it_holds(held: str, before: str) -> None:
+    """However it was cut or escaped to fit in there."""
+    environment = Environment({"KEY": held}, Path("/nowhere"))
+    environment.expand("${KEY}")
+    for text in (held, before + held, before + held + before):
+        words = one_line(text)
+        told = environment.told(f"value: '{words}' is none")
+        if held.isprintable() and held in words:
+            assert "${KEY}" in told
+        assert held not in told or held in before
+    assert environment.told("port: '8O8O' is none") == "port: '8O8O' is none" or held in "port: '8O8O' is none"
+
+
+@unit
+@pytest.mark.parametrize(
+    ("held", "message", "told"),
+    [
+        ("sk-live-1234567890", "'sk-live-1234567890' is none", "'${KEY}' is none"),
+        ("sk-live-1234567890", "'http://sk-live-12…' is none", "'http://${KEY}' is none"),
+        ("sk-live-1234567890\n-more", "'sk-live-1234567890\\n-mo\\u2026' is none", "'${KEY}' is none"),
+        (" sk-live-1234567890\n", "'sk-live-1234567890' is none", "'${KEY}' is none"),
+        ("8O8O", "'8O8O' is none", "'8O8O' is none"),
+    ],
+    ids=["whole", "cut", "escaped and cut", "with blanks around it", "too short for a secret"],
+)
+def test_what_a_variable_holds_is_not_told(held: str, message: str, told: str) -> None:
+    environment = Environment({"KEY": held}, Path("/nowhere"))
+    environment.expand("${KEY}")
+    assert environment.told(message) == told
+
+
+@unit
+def test_what_stands_in_the_file_is_told() -> None:
+    environment = Environment({}, Path("/nowhere"))
+    environment.expand("${KEY:-somewhere-else}")
+    assert environment.told("'somewhere-else' is none") == "'somewhere-else' is none"
 
 
 @unit

@@ -1,14 +1,20 @@
 """Every fault by its exact place and words: what a user reads has to be right to the column."""
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from proxy.config.faults import ConfigError, ConfigFault
 from proxy.config.load import load
 from proxy.dialects.openai_request import checked_model
 
 pytestmark = pytest.mark.unit
+
+HERE = Path(__file__).parent
 
 CLOSE_THE_BRACKET = (
     "1:23: not valid YAML: did not find expected ',' or ']' "
@@ -434,6 +440,43 @@ def test_what_is_odd_about_an_anchor_is_told_once(tmp_path: Path) -> None:
     )
     (warning,) = load(file, environ={}).warnings
     assert warning == f"{file}:2:66: a key is written out in the file (better: keep it in a variable, ${{NAME}})"
+
+
+def test_a_secret_is_not_told_wherever_it_was_written_by_mistake(tmp_path: Path) -> None:
+    written = yaml.safe_load((HERE / "whole_vocabulary.yaml").read_text(encoding="utf-8"))
+    said = 0
+    for place in _scalars(written):
+        config = copy.deepcopy(written)
+        inside = config
+        for step in place[:-1]:
+            inside = inside[step]
+        inside[place[-1]] = "${MISTAKEN}"
+        file = tmp_path / "providers.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        environ = {
+            "MISTAKEN": "hush-7f3a9c51d2e84b06",
+            "GROQ_API_KEY": "k-groq-00000001",
+            "SEARCH_AGENT_KEY": "k-agent-0000000001",
+        }
+        try:
+            messages = list(load(file, environ=environ).warnings)
+        except ConfigError as error:
+            messages = list(map(str, error.faults))
+        assert not [message for message in messages if "hush-" in message], place
+        said += any("${MISTAKEN}" in message for message in messages)
+    assert said > 50
+
+
+def _scalars(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    match value:
+        case dict():
+            for key, item in value.items():
+                yield from _scalars(item, (*path, key))
+        case list():
+            for index, item in enumerate(value):
+                yield from _scalars(item, (*path, index))
+        case _:
+            yield path
 
 
 def test_a_fault_in_the_env_file_names_that_file_and_not_its_line(tmp_path: Path) -> None:
