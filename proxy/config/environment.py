@@ -76,8 +76,11 @@ class Environment:
     def _value(self, found: re.Match[str], result: Expanded) -> str:
         value = self._found(found, result)
         name, _, default = (found[1] or "").partition(":-")
-        if value != default and len(held := value.strip()) >= SECRET_FROM:
-            self._filled_in[held] = one_line(f"${{{name}}}")
+        if value != default:
+            held = value.strip()
+            for part in (held, *held.split("/")):  # a target is told in two parts
+                if len(part) >= SECRET_FROM:
+                    self._filled_in[part] = one_line(f"${{{name}}}")
         return value
 
     def _found(self, found: re.Match[str], result: Expanded) -> str:

@@ -454,7 +454,7 @@ def test_a_secret_is_not_told_wherever_it_was_written_by_mistake(tmp_path: Path)
         file = tmp_path / "providers.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         environ = {
-            "MISTAKEN": "hush-7f3a9c51d2e84b06",
+            "MISTAKEN": "hush-7f3a9c51d2e8/hush-4b06c55a19",
             "GROQ_API_KEY": "k-groq-00000001",
             "SEARCH_AGENT_KEY": "k-agent-0000000001",
         }
