@@ -456,7 +456,7 @@ class Relay:
                     self._onward.note(attempt, error, now, "retry")
                     self._books.end(attempt, "failed", now, error=error)
                     await self._pause(wait_s)
-                    # one stale connection is all that there may be
+                    # after a stale connection not another one
                     return _Step(step.position, retries=step.retries + 1, fresh=step.fresh)
             following = self._onward.following(self._way, step.position, error)
             if following is not None:
